@@ -1,0 +1,357 @@
+"""One socket to one server that executes batches of commands: the only module that knows how bytes travel.
+
+A batch is written at once and its replies come back in order; any number of batches may be under way. A failed command is a
+`ReplyError` in its place of the list: the caller judges each part. A batch that is not answered within its deadline closes the
+connection, since what was sent may still take effect: whoever resends must be idempotent (see broker.py).
+
+DESIGN. Two classes with one meaning: `Connection` for an event loop (asyncio.BufferedProtocol), `SyncConnection` for a thread (a blocking
+socket). hiredis packs and parses; redis-py costs 95 to 125 us for an awaited command where this costs 35 to 45, and 110 ms and 20 MB to
+import. Source of the figures: docs/design/001-connection.md. Rejected: RESP3 (nothing here needs it), automatic retries (they hide a batch
+of unknown fate), pools inside (a lane owns its connection).
+"""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import hiredis
+
+from bananas.errors import AuthenticationFailed, BrokerUnavailable, ConfigError
+
+Command = tuple[Any, ...]
+Reply = Any
+ReplyError = hiredis.ReplyError
+
+_BUFFER_BYTES = 256 * 1024
+_pack = hiredis.pack_command
+
+
+class ConnectionLost(Exception):
+    """The socket closed, or a deadline passed: batches under way may or may not have taken effect."""
+
+
+Done = Callable[[list[Reply] | ConnectionLost], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is, and how to log in there; made from a URL by `parse_url`."""
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    path: str = ""
+    db: int = 0
+    username: str = ""
+    password: str = field(default="", repr=False)
+    tls: bool = False
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_verify: bool = True
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The TLS settings of this address, or None."""
+        if not self.tls:
+            return None
+        context = ssl.create_default_context(cafile=self.tls_ca or None)
+        if self.tls_cert:
+            context.load_cert_chain(self.tls_cert, self.tls_key or None)
+        if not self.tls_verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
+    def handshake(self, name: str) -> list[Command]:
+        """The first commands on a new socket."""
+        commands: list[Command] = []
+        if self.password:
+            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
+        if self.db:
+            commands.append(("SELECT", self.db))
+        commands.append(("CLIENT", "SETNAME", name))
+        return commands
+
+
+def parse_url(url: str) -> Address:
+    """Read `redis://`, `rediss://` or `unix://` URLs as the other clients do.
+
+    Query: `db`, and for TLS `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none`.
+
+    Raises:
+        ConfigError: an unknown scheme, parameter or number. The message never contains the password.
+    """
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
+    accepted = "redis://[user:password@]host:port/db, rediss://… (TLS), or unix:///path/to/socket?db=0"
+    try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        port = parts.port or 6379
+        db = int(query.pop("db", "") or (parts.path.strip("/") if parts.scheme != "unix" else "") or 0)
+    except ValueError:
+        raise ConfigError(f"the Redis URL has a port or database that is no number; accepted: {accepted}") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError(f"the Redis URL has the scheme {parts.scheme!r}; accepted: {accepted}")
+    options = {
+        "tls_ca": query.pop("ssl_ca_certs", ""),
+        "tls_cert": query.pop("ssl_certfile", ""),
+        "tls_key": query.pop("ssl_keyfile", ""),
+    }
+    verify = query.pop("ssl_cert_reqs", "required") != "none"
+    password = unquote(parts.password or query.pop("password", ""))
+    username = unquote(parts.username or query.pop("username", ""))
+    if query:
+        raise ConfigError(f"the Redis URL has unknown parameters {sorted(query)}; accepted: {accepted}")
+    if parts.scheme == "unix":
+        return Address(path=unquote(parts.path), db=db, username=username, password=password)
+    host = parts.hostname or "127.0.0.1"
+    tls = parts.scheme == "rediss"
+    return Address(host=host, port=port, db=db, username=username, password=password, tls=tls, tls_verify=verify, **options)
+
+
+def _check_handshake(address: Address, replies: Sequence[Reply]) -> None:
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            text = str(reply)
+            if text.startswith(("WRONGPASS", "NOAUTH", "ERR AUTH", "NOPERM", "ERR invalid password")):
+                raise AuthenticationFailed(
+                    f"{address} refused the login: {text}. Nothing was sent. Check the user name and password in the Redis URL (REDIS_URL)."
+                )
+            raise BrokerUnavailable(f"{address} is not ready: {text}. Nothing was sent.")
+
+
+class _Batch:
+    """A batch under way: its replies gather until there are `count` of them."""
+
+    __slots__ = ("count", "deadline", "done", "replies")
+
+    def __init__(self, count: int, deadline: float, done: Done) -> None:
+        self.count, self.deadline, self.done = count, deadline, done
+        self.replies: list[Reply] = []
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A connection that belongs to one event loop. Make it with `open`."""
+
+    def __init__(self, on_message: Callable[[list[Any]], None] | None = None) -> None:
+        self._reader = hiredis.Reader(notEnoughData=Connection)
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._batches: deque[_Batch] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
+        self._watching: asyncio.TimerHandle | None = None
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    @classmethod
+    async def open(
+        cls, address: Address, name: str = "bananas", timeout: float = 5.0, on_message: Callable[[list[Any]], None] | None = None
+    ) -> "Connection":
+        """Connect and log in.
+
+        Raises:
+            BrokerUnavailable: nobody answers there within `timeout` seconds.
+            AuthenticationFailed: the server refuses the login.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                if address.path:
+                    _, self = await loop.create_unix_connection(lambda: cls(on_message), address.path)
+                else:
+                    context = address.tls_context()
+                    _, self = await loop.create_connection(lambda: cls(on_message), address.host, address.port, ssl=context)
+                replies = await self.execute(address.handshake(name), timeout)
+        except (OSError, TimeoutError, ConnectionLost) as error:
+            reason = str(error) or type(error).__name__
+            raise BrokerUnavailable(f"no Redis or Valkey server answers at {address}: {reason}") from error
+        try:
+            _check_handshake(address, replies)
+        except Exception:
+            self.close()
+            raise
+        return self
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport is None or self._transport.is_closing()
+
+    def send(self, commands: Sequence[Command], timeout: float, done: Done) -> None:
+        """Write a batch; `done` is called once, with the replies in order or with ConnectionLost (after `timeout` seconds at the latest)."""
+        if self._transport is None or self._transport.is_closing():
+            done(ConnectionLost("the connection is closed"))
+            return
+        self._batches.append(_Batch(len(commands), self._loop.time() + timeout, done))
+        self._transport.write(b"".join([_pack(command) for command in commands]))
+        if self._watching is None:
+            self._watching = self._loop.call_later(timeout, self._watch)
+
+    async def execute(self, commands: Sequence[Command], timeout: float) -> list[Reply]:
+        """Write a batch and wait for its replies.
+
+        Raises:
+            ConnectionLost: the socket closed, or `timeout` seconds passed; the commands may have taken effect.
+        """
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+
+        def done(outcome: list[Reply] | ConnectionLost) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, ConnectionLost):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.send(commands, timeout, done)
+        return await future
+
+    def post(self, command: Command) -> None:
+        """Write a command whose replies come as messages (SUBSCRIBE and the like)."""
+        if self._transport is not None:
+            self._transport.write(_pack(command))
+
+    def close(self) -> None:
+        """Close now; batches under way end with ConnectionLost."""
+        self._fail("the connection was closed")
+
+    def _watch(self) -> None:
+        """One timer for all batches: it looks at the oldest and comes back when that one is due."""
+        self._watching = None
+        if not self._batches:
+            return
+        left = self._batches[0].deadline - self._loop.time()
+        if left <= 0:
+            self._fail("the server did not answer in time")
+        else:
+            self._watching = self._loop.call_later(left, self._watch)
+
+    def _fail(self, reason: str) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        self._transport = None
+        if self._watching is not None:
+            self._watching.cancel()
+        batches, self._batches = self._batches, deque()
+        if not self.lost.done():
+            self.lost.set_result(None)
+        for batch in batches:
+            batch.done(ConnectionLost(reason))
+
+    # --- asyncio.BufferedProtocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        reader, batches = self._reader, self._batches
+        reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # any buffer works
+        while (reply := reader.gets()) is not Connection:
+            if not batches:
+                if self._on_message is not None:
+                    self._on_message(reply)
+                continue
+            batch = batches[0]
+            batch.replies.append(reply)
+            if len(batch.replies) == batch.count:
+                batches.popleft()
+                batch.done(batch.replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(str(exc) if exc else "the server closed the connection")
+
+
+class SyncConnection:
+    """A connection that belongs to one thread at a time."""
+
+    def __init__(self, address: Address, name: str = "bananas", timeout: float = 5.0) -> None:
+        """Connect and log in. Raises as `Connection.open`."""
+        self._reader = hiredis.Reader(notEnoughData=SyncConnection)
+        self._socket: socket.socket | None = None
+        try:
+            self._socket = self._connect(address, timeout)
+            replies = self.execute(address.handshake(name), timeout)
+        except (OSError, ConnectionLost) as error:
+            self.close()
+            reason = str(error) or type(error).__name__
+            raise BrokerUnavailable(f"no Redis or Valkey server answers at {address}: {reason}") from error
+        try:
+            _check_handshake(address, replies)
+        except Exception:
+            self.close()
+            raise
+
+    @staticmethod
+    def _connect(address: Address, timeout: float) -> socket.socket:
+        if address.path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(timeout)
+            sock.connect(address.path)
+            return sock
+        sock = socket.create_connection((address.host, address.port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = address.tls_context()
+        return sock if context is None else context.wrap_socket(sock, server_hostname=address.host)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._socket is None
+
+    def execute(self, commands: Sequence[Command], timeout: float) -> list[Reply]:
+        """Write a batch and wait for its replies. Raises as `Connection.execute`."""
+        if self._socket is None:
+            raise ConnectionLost("the connection is closed")
+        deadline = time.monotonic() + timeout
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.sendall(b"".join([_pack(command) for command in commands]))
+            return [self.read(deadline) for _ in commands]
+        except (OSError, ConnectionLost) as error:
+            self.close()
+            raise ConnectionLost(str(error) or type(error).__name__) from error
+
+    def read(self, deadline: float) -> Reply:
+        """The next reply or message.
+
+        Raises:
+            TimeoutError: `deadline` (monotonic) passed; the connection stays usable.
+            ConnectionLost: the server closed the connection.
+        """
+        while (reply := self._reader.gets()) is SyncConnection:
+            if self._socket is None:
+                raise ConnectionLost("the connection is closed")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("no answer in time")
+            self._socket.settimeout(left)
+            data = self._socket.recv(65536)
+            if not data:
+                raise ConnectionLost("the server closed the connection")
+            self._reader.feed(data)
+        return reply
+
+    def post(self, command: Command) -> None:
+        """Write a command without reading its replies."""
+        if self._socket is None:
+            raise ConnectionLost("the connection is closed")
+        self._socket.sendall(_pack(command))
+
+    def close(self) -> None:
+        """Close now."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

@@ -1,0 +1,75 @@
+"""The job that runs now, as its handler sees it: `current_job()`."""
+
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from bananas.errors import BananasError
+
+
+class CurrentJob:
+    """The running job.
+
+    Attributes:
+        id: the public id.
+        task, queue, priority: what it is and where it was queued.
+        attempt: 1 for the first run.
+        fence: grows with every claim of any job of the queue; write it along with side effects to tell a stale run from a fresh one.
+        deadline: when its timeout ends, on time.monotonic's clock; None without a timeout.
+        headers: what was submitted with it.
+        state: what the app's lifespan yielded.
+    """
+
+    __slots__ = ("_lease", "_public", "attempt", "deadline", "fence", "headers", "priority", "queue", "state", "task")
+
+    def __init__(
+        self,
+        public: tuple[str, str],
+        task: str,
+        queue: str,
+        priority: int,
+        *,
+        attempt: int,
+        fence: int,
+        deadline: float | None,
+        headers: Mapping[str, str],
+        state: Any,
+        lease: Any = None,
+    ) -> None:
+        self._public, self.task, self.queue, self.priority = public, task, queue, priority
+        self.attempt, self.fence, self.deadline = attempt, fence, deadline
+        self.headers, self.state, self._lease = headers, state, lease
+
+    @property
+    def id(self) -> str:
+        """The public id, `queue.id`."""
+        return ".".join(self._public)
+
+    @property
+    def lease_valid(self) -> bool:
+        """Whether this worker may still act for the job: False once its lease may have ended and another worker may run it."""
+        return self._lease is None or bool(self._lease.valid())
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the timeout; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<job {self.id} {self.task} attempt {self.attempt}>"
+
+
+running: ContextVar[CurrentJob] = ContextVar("bananas_job")
+
+
+def current_job() -> CurrentJob:
+    """The job whose handler is running.
+
+    Raises:
+        BananasError: called outside of a handler.
+    """
+    job = running.get(None)
+    if job is None:
+        raise BananasError("current_job() was called where no job runs: it works inside of a handler that a worker has started")
+    return job

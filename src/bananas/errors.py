@@ -1,0 +1,210 @@
+"""Every error that Bananas raises, on one page, by whose fault it is.
+
+    BananasError
+    ├── ConfigError        yours: a setting, a name, a URL (before anything is sent)
+    ├── SubmitError        yours: this one job cannot be submitted (nothing was stored)
+    ├── BrokerError        the server's: away, full, refusing; the message says what state was left
+    ├── JobError           the job's: it is gone, running, or its result is not kept
+    └── TaskError          the handler's: it failed; carries the remote traceback
+
+A handler raises `RetryLater`, `Snooze`, `Discard` or `Dead` to steer its own job; these are signals, not failures of Bananas.
+A message says what happened, what state was left behind, and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class BananasError(Exception):
+    """The root of all errors of this library."""
+
+
+# --- yours: before anything was sent ---------------------------------------------------------------------------------
+
+
+class ConfigError(BananasError):
+    """A setting, name, URL or piece of code is wrong; nothing was sent."""
+
+
+class InvalidName(ConfigError):
+    """A queue, task or namespace name that keys and ids cannot carry."""
+
+
+class UnknownSetting(ConfigError):
+    """A setting that does not exist, with the nearest one that does."""
+
+
+class ServerUnsuitable(ConfigError):
+    """The server answers, but cannot be trusted with jobs: too old, an evicting maxmemory-policy, another layout, missing rights."""
+
+
+class SyncOnRunningLoop(ConfigError):
+    """A `*_sync` call on a thread whose event loop runs: it would block the loop. Await the call without `_sync`."""
+
+
+class SubmitError(BananasError):
+    """This job cannot be submitted; nothing was stored."""
+
+
+class UnknownTask(SubmitError):
+    """No task of this name is registered in the app."""
+
+
+class InvalidArguments(SubmitError):
+    """The arguments do not fit the handler's signature."""
+
+
+class NotSerializable(SubmitError):
+    """An argument has a type that msgpack cannot carry."""
+
+
+class PayloadTooLarge(SubmitError):
+    """The packed job is larger than the limit."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int, what: str = "job") -> None:
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+        super().__init__(
+            f"the packed {what} has {size_bytes:,} bytes, the limit is {limit_bytes:,}: nothing was stored. "
+            f"Pass a reference (a path, a key, a URL) instead of the data, or raise max_payload."
+        )
+
+
+class SubmitManyError(SubmitError):
+    """Some items of a submit_many were not submitted; the others were.
+
+    Attributes:
+        outcomes: per item, in order, the Job or the error that it came to.
+    """
+
+    def __init__(self, outcomes: list[Any]) -> None:
+        self.outcomes = outcomes
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        super().__init__(
+            f"{len(failed)} of {len(outcomes)} jobs were not submitted, the first because: {failed[0]} "
+            "The others are submitted; `outcomes` says per item which."
+        )
+
+
+# --- the server's -----------------------------------------------------------------------------------------------------
+
+
+class BrokerError(BananasError):
+    """Redis or Valkey could not do what was asked."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The server could not be reached, or did not answer within the budget. The message says whether the call may have taken effect."""
+
+
+class AuthenticationFailed(BrokerError):
+    """The server refused the user name, the password, or a right."""
+
+
+class QueueFull(BrokerError):
+    """The server is at maxmemory and takes no new jobs (none of this batch was stored); running and queued jobs go on."""
+
+
+class LeaseLost(BrokerError):
+    """The lease of this job ended or belongs to somebody else: nothing was changed."""
+
+
+class ScriptFailed(BrokerError):
+    """The server refused a script or failed in it; the reply is the message."""
+
+
+# --- the job's --------------------------------------------------------------------------------------------------------
+
+
+class JobError(BananasError):
+    """What was asked of this job cannot be done in its state."""
+
+
+class JobNotFound(JobError):
+    """No job and no result of this id: it never was, it ended long ago, or its result is not kept."""
+
+
+class ResultsDisabled(JobError):
+    """This job was submitted with result_ttl=0: no result is kept."""
+
+
+class ResultTimeout(JobError, TimeoutError):
+    """The job did not end within the time given; it goes on, and `result()` may be called again."""
+
+
+class JobConflict(JobError):
+    """The job's state does not allow this (running, dead, or its unique key is held by another job); nothing was changed."""
+
+
+# --- the handler's ----------------------------------------------------------------------------------------------------
+
+
+class TaskError(BananasError):
+    """The job ended without a value: the handler failed for good, or the job was cancelled, discarded, or expired.
+
+    Attributes:
+        job_id: the public id.
+        state: "dead", "cancelled", "discarded", "expired" or "purged".
+        error_type: the qualified name of the exception that the handler raised, or "" where there was none.
+        error_message: its text.
+        traceback: the traceback on the worker, as text.
+        attempts: how often the handler was started and failed or ended.
+    """
+
+    def __init__(self, job_id: str, state: str, error_type: str, error_message: str, traceback: str, attempts: int) -> None:
+        self.job_id, self.state, self.error_type = job_id, state, error_type
+        self.error_message, self.traceback, self.attempts = error_message, traceback, attempts
+        super().__init__(job_id, state, error_type, error_message, traceback, attempts)
+
+    def __str__(self) -> str:
+        cause = f"{self.error_type}: {self.error_message}" if self.error_type else self.error_message
+        text = f"job {self.job_id} is {self.state} after {self.attempts} attempt(s): {cause or 'no error was recorded'}"
+        return f"{text}\n\nRemote traceback:\n{self.traceback}" if self.traceback else text
+
+
+# --- what a handler raises to steer its job ---------------------------------------------------------------------------
+
+
+class Steer(Exception):
+    """Base of the signals below."""
+
+
+class RetryLater(Steer):
+    """Fail this attempt and retry after `delay` seconds (it counts against max_retries)."""
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        self.delay, self.reason = delay, reason
+        super().__init__(delay, reason)
+
+
+class Snooze(Steer):
+    """Run again after `delay` seconds; no attempt is used."""
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        self.delay, self.reason = delay, reason
+        super().__init__(delay, reason)
+
+
+class Discard(Steer):
+    """End the job now without a value; it does not go to the dead letter queue."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Dead(Steer):
+    """Send the job to the dead letter queue now, whatever retries are left."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def describe(value: Any, limit: int = 80) -> str:
+    """A short repr for messages: bounded, and never raises."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__} whose repr fails>"
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,132 @@
+"""A submitted job's handle: `await job.result()`."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from bananas import broker
+from bananas.broker import KeptResult
+from bananas.client import Client
+from bananas.codec import pack_result
+from bananas.config import parse_priority, seconds
+from bananas.errors import ConfigError, JobConflict, JobNotFound, describe
+from bananas.info import job_info
+from bananas.job import JobInfo, Result
+from bananas.keys import QueueKeys
+from bananas.result import Outcome, Waiter, refuse_on_loop, value_of, wait_sync, wanted
+
+R = TypeVar("R")
+Duration = float | int | timedelta
+
+CANCEL_RESULT_TTL_MS = 86_400_000
+
+
+def milliseconds(value: Duration, what: str) -> int:
+    """A duration that a user wrote, in whole ms. Raises ConfigError."""
+    return round(seconds(value, what) * 1000)
+
+
+def until_ms(at: datetime) -> int:
+    """How long from now on this machine's clock until `at`, 0 when it has passed: times travel as durations. Raises ConfigError."""
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        raise ConfigError(f"at={describe(at)}: must be a datetime with a time zone, e.g. datetime.now(UTC) + timedelta(minutes=5)")
+    return max(0, round((at - datetime.now(UTC)).total_seconds() * 1000))
+
+
+class Job(Generic[R]):
+    """A submitted job.
+
+    Attributes:
+        created: False when a job with the same unique key was alive and this handle stands for that one.
+    """
+
+    __slots__ = ("_client", "_job_id", "_keys", "_kept", "_kind", "_outcome", "created")
+
+    def __init__(self, client: Client, keys: QueueKeys, job_id: str, *, kind: Any = Any, kept: bool = True, created: bool = True) -> None:
+        self._client, self._keys, self._job_id = client, keys, job_id
+        self._kind, self._kept, self.created = kind, kept, created
+        self._outcome: Outcome | None = None
+
+    @property
+    def id(self) -> str:
+        """The public id, from which `app.job(id)` finds it again."""
+        return self._keys.public(self._job_id)
+
+    @property
+    def place(self) -> tuple[QueueKeys, str]:
+        """Its queue's keys and its id there."""
+        return self._keys, self._job_id
+
+    def ended(self, outcome: Outcome) -> "Job[R]":
+        """This handle, knowing how the job ended, so that `result` asks nobody."""
+        self._outcome = outcome
+        return self
+
+    async def result(self, timeout: Duration | None = None) -> R:
+        """Wait for the job's end and return the handler's value.
+
+        Args:
+            timeout: seconds, None = for ever.
+
+        Raises:
+            TaskError: it ended without a value (dead, cancelled, discarded, expired); has the remote traceback.
+            ResultTimeout: it has not ended yet; it goes on.
+            ResultsDisabled: it was submitted with result_ttl=0.
+            JobNotFound: there is no such job and no result.
+        """
+        outcome = self._outcome
+        if outcome is None:
+            limit = None if timeout is None else seconds(timeout, "timeout")
+            waiter = Waiter.of(self._client.here())
+            async for _, found in waiter.outcomes(wanted([self.place]), limit, self._client.budget):
+                outcome = found
+        assert outcome is not None
+        return value_of(self.id, outcome, self._kind, self._kept)  # type: ignore[no-any-return]
+
+    def result_sync(self, timeout: Duration | None = None) -> R:
+        """`result` for code without an event loop."""
+        refuse_on_loop("job.result_sync()", "job.result()")
+        limit = None if timeout is None else seconds(timeout, "timeout")
+        client = self._client
+        outcome = self._outcome or wait_sync(client.pool, client.name, self._keys, self._job_id, limit, client.budget)
+        return value_of(self.id, outcome, self._kind, self._kept)  # type: ignore[no-any-return]
+
+    async def info(self) -> JobInfo:
+        """All that is known of it now: state, place in its queue, attempts, errors, times, worker. One round trip."""
+        reply = await self._client.ask(self._keys, broker.info(self._keys, self._job_id), f"reading job {self.id}")
+        return job_info(self._keys, self._job_id, reply)
+
+    async def cancel(self) -> bool:
+        """End it: at once while it waits, within a heartbeat while it runs. Returns False when it has ended already or is dead."""
+        result = KeptResult(CANCEL_RESULT_TTL_MS, pack_result(Result("cancelled", error_message="it was cancelled before it ran", attempts=0)))
+        request = broker.cancel(self._keys, [self._job_id], result, running=True)
+        code = await self._client.ask(self._keys, request, f"cancelling job {self.id}")
+        return code in ("e", "m")
+
+    async def set_priority(self, priority: int | str) -> None:
+        """Change its priority. While it runs, the new one holds for its retries. Raises JobNotFound."""
+        request = broker.reprioritize(self._keys, parse_priority(priority), [self._job_id])
+        self._refuse(await self._client.ask(self._keys, request, f"changing the priority of job {self.id}"), "")
+
+    async def reschedule(self, *, delay: Duration | None = None, at: datetime | None = None) -> None:
+        """Make it ready so long from now, or at that time (0: now). Raises JobNotFound, or JobConflict while it runs or is dead."""
+        if (delay is None) == (at is None):
+            raise ConfigError("reschedule takes delay= or at=, one of the two")
+        delay_ms = until_ms(at) if at is not None else milliseconds(delay or 0, "delay")
+        request = broker.reschedule(self._keys, delay_ms, [self._job_id])
+        self._refuse(await self._client.ask(self._keys, request, f"rescheduling job {self.id}"), "ld")
+
+    def _refuse(self, code: str, conflicts: str) -> None:
+        if code == "0":
+            raise JobNotFound(f"there is no job {self.id}: it has ended, was cancelled, or never was; nothing was changed")
+        if code in conflicts:
+            state = {"l": "running", "d": "dead (replay it instead)"}[code]
+            raise JobConflict(f"job {self.id} is {state}: nothing was changed")
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and other.place == self.place
+
+    def __hash__(self) -> int:
+        return hash(self.place)

@@ -1,0 +1,76 @@
+"""What info.lua returns, as a JobInfo. Pure."""
+
+from typing import Any
+
+from bananas import codec
+from bananas.job import Envelope, JobInfo, Result, State, Tries
+from bananas.keys import QueueKeys
+
+_STATES: dict[str, State] = {"ready": "ready", "scheduled": "scheduled", "leased": "running", "dead": "dead", "none": "unknown"}
+
+
+def job_info(keys: QueueKeys, job_id: str, reply: list[Any]) -> JobInfo:
+    """Read the reply of lua/info.lua."""
+    now_ms, place_name, number, place, priority, body, tries_record, owner, cancelled, packed, paused = reply
+    where = place_name.decode()
+    tries = codec.unpack_tries(tries_record)
+    common: dict[str, Any] = {
+        "id": keys.public(job_id),
+        "queue": keys.name,
+        "priority": priority,
+        "attempts": tries.attempts,
+        "crashes": tries.crashes,
+        "errors": tries.history.errors,
+        "cancel_requested": bool(cancelled),
+        "queue_paused": bool(paused),
+    }
+    if where == "done":
+        return _ended(common, packed)
+    common |= _body(body, tries)
+    at_ms = int(number) if number else None
+    if where == "ready" and at_ms is not None:
+        common |= {"place": place, "ready_since_ms": at_ms, "waited_ms": max(0, now_ms - at_ms)}
+    elif where == "scheduled":
+        common["due_ms"] = at_ms
+    elif where == "dead":
+        common["died_ms"] = at_ms
+    elif where == "leased" and owner:
+        boot, fence = owner.decode().split(":")
+        common |= {"lease_expires_ms": at_ms, "worker": boot, "fence": int(fence)}
+    return JobInfo(state=_STATES[where], **common)
+
+
+def _body(body: bytes, tries: Tries) -> dict[str, Any]:
+    try:
+        born_ms, envelope = codec.unpack_body(body)
+    except codec.Undecodable:
+        return {}
+    return {"born_ms": tries.since_ms or born_ms} | _envelope(envelope)
+
+
+def _envelope(envelope: Envelope[Any]) -> dict[str, Any]:
+    return {
+        "task": envelope.task,
+        "headers": envelope.headers,
+        "max_retries": envelope.max_retries,
+        "timeout": None if envelope.timeout_ms is None else envelope.timeout_ms / 1000,
+        "args": tuple(codec.unpack(envelope.args)),
+        "kwargs": {name: codec.unpack(value) for name, value in (envelope.kwargs or {}).items()},
+    }
+
+
+def _ended(common: dict[str, Any], packed: bytes) -> JobInfo:
+    try:
+        result = codec.unpack_result(packed)
+    except codec.Undecodable:
+        result = Result("success", error_message="the stored result is unreadable")
+    common |= {
+        "attempts": result.attempts,
+        "started_ms": result.started_ms or None,
+        "finished_ms": result.finished_ms or None,
+        "run_ms": result.run_ms,
+        "worker": result.worker or None,
+    }
+    return JobInfo(state=result.state, **common)
+
+

@@ -1,0 +1,19 @@
+#!lua flags=allow-oom
+-- Undo a claim whose reply was lost: its leases go back to ready, no attempt or crash counted, and the claim, should it arrive late, is void.
+-- KEYS 12 seen:<boot>.claim
+-- ARGV 2 boot, 3 number of the lost turn, 4 the last fence that this boot received
+-- Returns how many jobs were released. Reads at most 10,000 leases, the newest first.
+local void = tonumber(call('GET', KEYS[12]) or -1)
+if tonumber(ARGV[3]) > void then call('SET', KEYS[12], ARGV[3], 'PX', 3600000) end
+local scored, members = {}, {}
+for _, member in ipairs(call('ZREVRANGE', LEASES, 0, 9999)) do
+  local boot, fence = string.match(member, '^.+:(%x+):(%d+)$')
+  if boot == ARGV[2] and tonumber(fence) > tonumber(ARGV[4]) and #members < 1000 then
+    local id = string.sub(member, 1, 43)
+    scored[#scored + 1], scored[#scored + 2] = score_at(id, tonumber(string.sub(id, 1, 12), 16)), id
+    members[#members + 1] = member
+  end
+end
+make_ready(scored)
+if #members > 0 then call('ZREM', LEASES, unpack(members)) end
+return #members

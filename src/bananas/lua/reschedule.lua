@@ -1,0 +1,25 @@
+#!lua flags=allow-oom
+-- Change when waiting jobs become ready.
+-- KEYS none beyond the fixed ones
+-- ARGV 2 delay in ms from now (0 = ready now), then the ids
+-- Returns a string, per job 'e' (done), 'l' (running: left), 'd' (dead: left), '0' (not found).
+local reply, scored, due = {}, {}, NOW + ARGV[2]
+local first = tonumber(call('ZRANGE', SCHEDULED, 0, 0, 'WITHSCORES')[2]) or math.huge
+for i = 3, #ARGV do
+  local id = ARGV[i]
+  if call('ZSCORE', READY, id) or call('ZSCORE', SCHEDULED, id) then
+    reply[#reply + 1] = 'e'
+    if ARGV[2] == '0' then
+      scored[#scored + 1], scored[#scored + 2] = score_at(id, NOW), id
+      call('ZREM', SCHEDULED, id)
+    else
+      call('ZADD', SCHEDULED, due, id)
+      call('ZREM', READY, id)
+      if due < first then arm() end
+    end
+  else
+    reply[#reply + 1] = call('ZSCORE', DEAD, id) and 'd' or call('HEXISTS', JOBS, id) == 1 and 'l' or '0'
+  end
+end
+make_ready(scored)
+return table.concat(reply)

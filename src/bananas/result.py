@@ -1,0 +1,244 @@
+"""Waiting for outcomes: one subscription per event loop for all waiters, and right even when a message is lost.
+
+The order is subscribe, read, wait, read again: an outcome stored before the subscription is found by the first read, one stored after it is
+announced on the channel `result:<id>` with its bytes, and one whose message got lost is found by a later read (every `REREAD_S`).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from bananas import broker, codec
+from bananas.broker import Request
+from bananas.client import LoopClient, SyncPool
+from bananas.connection import Connection, ConnectionLost, SyncConnection
+from bananas.errors import BrokerError, BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
+from bananas.job import Result
+from bananas.keys import QueueKeys
+
+REREAD_S = 3.0
+_READ_BATCH = 500
+
+
+class Gone:
+    """What is read of a job that is neither there nor has left a result."""
+
+
+GONE = Gone()
+Outcome = bytes | Gone
+Wanted = Mapping[str, tuple[QueueKeys, str]]
+
+
+def wanted(jobs: Sequence[tuple[QueueKeys, str]]) -> dict[str, tuple[QueueKeys, str]]:
+    """Jobs by the channel that announces their outcome."""
+    return {keys.result(job_id): (keys, job_id) for keys, job_id in jobs}
+
+
+def _reads(pending: Wanted) -> list[tuple[str, list[Request[Any]]]]:
+    """Per channel: does the job exist, then its result, in this order, so that a job that ends in between is not taken for gone."""
+    return [
+        (channel, [broker.plain(int, "HEXISTS", keys.jobs, job_id), broker.plain(_same, "GET", channel)])
+        for channel, (keys, job_id) in pending.items()
+    ]
+
+
+def _same(reply: Any) -> Any:
+    return reply
+
+
+def _found(channels: Sequence[str], replies: Sequence[Any]) -> list[tuple[str, Outcome]]:
+    found: list[tuple[str, Outcome]] = []
+    for index, channel in enumerate(channels):
+        exists, data = replies[2 * index], replies[2 * index + 1]
+        for reply in (exists, data):
+            if isinstance(reply, BrokerError):
+                raise reply
+        if data is not None:
+            found.append((channel, data))
+        elif not exists:
+            found.append((channel, GONE))
+    return found
+
+
+class Waiter:
+    """All the waiting of one event loop."""
+
+    def __init__(self, client: LoopClient) -> None:
+        self._client = client
+        self._connection: Connection | None = None
+        self._opening = asyncio.Lock()
+        self._listeners: dict[str, list[Callable[[bytes], None]]] = {}
+        self._confirmed: dict[str, asyncio.Event] = {}
+
+    @classmethod
+    def of(cls, client: LoopClient) -> "Waiter":
+        """The waiter of this loop, made at its first use."""
+        waiter = client.parts.get("waiter")
+        if waiter is None:
+            waiter = client.parts["waiter"] = cls(client)
+            client.closers.append(waiter.close)
+        assert isinstance(waiter, cls)
+        return waiter
+
+    async def close(self) -> None:
+        """Close the subscription."""
+        if self._connection is not None:
+            self._connection.close()
+
+    async def outcomes(self, jobs: Wanted, timeout: float | None, budget: float) -> AsyncIterator[tuple[str, Outcome]]:
+        """Yield (channel, outcome) as the jobs end.
+
+        Raises:
+            ResultTimeout: `timeout` seconds passed first.
+            BrokerUnavailable: the server stayed away for `budget` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        news: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        pending = dict(jobs)
+        listeners = {channel: _announcer(channel, news) for channel in pending}
+        for channel, listener in listeners.items():
+            self._listeners.setdefault(channel, []).append(listener)
+        try:
+            while pending:
+                connection = await self._subscribed(pending, budget)
+                async for channel, outcome in self._read(pending, budget):
+                    if pending.pop(channel, None):
+                        yield channel, outcome
+                async for channel, data in self._announced(connection, pending, news, deadline):
+                    if pending.pop(channel, None):
+                        yield channel, data
+        finally:
+            self._forget(listeners)
+
+    async def _announced(
+        self, connection: Connection, pending: Wanted, news: "asyncio.Queue[tuple[str, bytes]]", deadline: float | None
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """Messages until nothing is pending, or until it is time to read again (a while passed, the connection went)."""
+        loop = asyncio.get_running_loop()
+        reread_at = loop.time() + REREAD_S
+        while pending and not connection.closed:
+            until = reread_at if deadline is None else min(reread_at, deadline)
+            try:
+                async with asyncio.timeout_at(until):
+                    channel, data = await news.get()
+            except TimeoutError:
+                if deadline is not None and loop.time() >= deadline:
+                    raise ResultTimeout(f"{len(pending)} job(s) had not ended in time; they go on, and may be waited for again") from None
+                return
+            yield channel, data
+
+    async def _read(self, pending: Wanted, budget: float) -> AsyncIterator[tuple[str, Outcome]]:
+        reads = _reads(pending)
+        for start in range(0, len(reads), _READ_BATCH):
+            part = reads[start : start + _READ_BATCH]
+            requests = [request for _, pair in part for request in pair]
+            replies = await self._client.lane.ask(None, requests, budget, "reading results")
+            for channel, outcome in _found([channel for channel, _ in part], replies):
+                yield channel, outcome
+
+    async def _subscribed(self, pending: Wanted, budget: float) -> Connection:
+        """The subscription connection, once the server has confirmed every channel."""
+        deadline = asyncio.get_running_loop().time() + budget
+        while True:
+            async with self._opening:
+                if self._connection is None or self._connection.closed:
+                    self._confirmed.clear()
+                    self._connection = await Connection.open(
+                        self._client.address, f"{self._client.name}:results", budget, on_message=self._on_message
+                    )
+            connection = self._connection
+            missing = [channel for channel in pending if channel not in self._confirmed]
+            for channel in missing:
+                self._confirmed[channel] = asyncio.Event()
+            for start in range(0, len(missing), _READ_BATCH):
+                connection.post(("SUBSCRIBE", *missing[start : start + _READ_BATCH]))
+            try:
+                async with asyncio.timeout_at(deadline):
+                    for channel in pending:
+                        await self._confirmed[channel].wait()
+                return connection
+            except (TimeoutError, KeyError) as error:
+                connection.close()
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise BrokerUnavailable("the server did not confirm a subscription in time; the jobs go on") from error
+
+    def _on_message(self, message: list[Any]) -> None:
+        kind, name = message[0], message[1]
+        if kind == b"message":
+            for listener in self._listeners.get(name.decode(), ()):
+                listener(message[2])
+        elif kind == b"subscribe" and (event := self._confirmed.get(name.decode())) is not None:
+            event.set()
+
+    def _forget(self, listeners: Mapping[str, Callable[[bytes], None]]) -> None:
+        unused: list[str] = []
+        for channel, listener in listeners.items():
+            left = self._listeners[channel]
+            left.remove(listener)
+            if not left:
+                del self._listeners[channel]
+                if self._confirmed.pop(channel, None) is not None:
+                    unused.append(channel)
+        if self._connection is not None and not self._connection.closed:
+            for start in range(0, len(unused), _READ_BATCH):
+                self._connection.post(("UNSUBSCRIBE", *unused[start : start + _READ_BATCH]))
+
+
+def _announcer(channel: str, news: "asyncio.Queue[tuple[str, bytes]]") -> Callable[[bytes], None]:
+    return lambda data: news.put_nowait((channel, data))
+
+
+def wait_sync(pool: SyncPool, name: str, keys: QueueKeys, job_id: str, timeout: float | None, budget: float) -> Outcome:
+    """Wait for one outcome on a thread, over a connection of its own. Raises as `Waiter.outcomes`."""
+    channel = keys.result(job_id)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pair = _reads({channel: (keys, job_id)})[0][1]
+    while True:
+        connection = SyncConnection(pool.address, f"{name}:results", budget)
+        try:
+            connection.execute([("SUBSCRIBE", channel)], budget)
+            while True:
+                replies = pool.use(lambda lane: lane.ask(None, pair, budget, "reading a result"), budget)
+                for _, outcome in _found([channel], replies):
+                    return outcome
+                reread_at = time.monotonic() + REREAD_S
+                try:
+                    message = connection.read(reread_at if deadline is None else min(reread_at, deadline))
+                    return bytes(message[2])
+                except TimeoutError:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise ResultTimeout("the job had not ended in time; it goes on, and may be waited for again") from None
+        except ConnectionLost:
+            continue
+        finally:
+            connection.close()
+
+
+def value_of(public_id: str, outcome: Outcome, kind: Any, kept: bool) -> Any:
+    """The handler's return value, as `kind`.
+
+    Raises:
+        TaskError: the job ended without one.
+        ResultsDisabled, JobNotFound: there is nothing to tell.
+    """
+    if isinstance(outcome, Gone):
+        if not kept:
+            raise ResultsDisabled(f"job {public_id} ended, but its result is not kept (result_ttl=0): submit it with a result_ttl to read it")
+        raise JobNotFound(f"there is no job {public_id} and no result of it: it ended without keeping one, or longer ago than its result_ttl")
+    result: Result = codec.unpack_result(outcome)
+    if result.state != "success":
+        raise TaskError(public_id, result.state, result.error_type, result.error_message, result.traceback, result.attempts)
+    if result.dropped:
+        raise ResultsDisabled(f"job {public_id} succeeded, but the server was full and its result was dropped: only the outcome is known")
+    return codec.unpack(result.value, kind)
+
+
+def refuse_on_loop(call: str, instead: str) -> None:
+    """Raises SyncOnRunningLoop when an event loop runs on this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise SyncOnRunningLoop(f"{call} would block the event loop that runs on this thread; nothing was sent. Use: await {instead}")

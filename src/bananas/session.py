@@ -1,0 +1,170 @@
+"""Requests over a connection: scripts loaded where the server lacks them, each reply judged by itself, server errors named.
+
+The exchange is a generator of batches, so that the event loop and a thread run the same code (`run`, `run_sync`).
+"""
+
+import asyncio
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from bananas import broker
+from bananas.broker import Request
+from bananas.connection import Address, Command, Connection, ConnectionLost, Reply, ReplyError, SyncConnection
+from bananas.errors import AuthenticationFailed, BananasError, BrokerError, BrokerUnavailable, QueueFull, ServerUnsuitable
+from bananas.keys import LAYOUT, QueueKeys, queues_key
+from bananas.scripts import Script
+
+# Replies of a server that will be well again: wait and resend. Each says that nothing was done.
+_PASSING = ("LOADING", "BUSY", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MOVED", "ASK", "UNKILLABLE")
+
+
+class Passing(BrokerUnavailable):
+    """The server refused for now (loading, read-only, a script running); nothing was done."""
+
+
+def named(request: Request[Any], reply: Exception) -> BrokerError:
+    """The error of ours for a server's error reply."""
+    text = str(reply)
+    word = text.split(" ", 1)[0].removeprefix("-")
+    if word in _PASSING:
+        return Passing(f"the server refuses for now: {text}. Nothing was done.")
+    if word == "OOM":
+        return QueueFull(
+            "the server is full (maxmemory reached): nothing of this batch was stored; jobs that are queued go on running and free memory. "
+            "Submit again later, raise maxmemory, or purge what is not needed."
+        )
+    if word in ("NOPERM", "NOAUTH", "WRONGPASS"):
+        return AuthenticationFailed(f"the server refuses this user: {text}. Nothing was done. Check the user's rights (ACL) and REDIS_URL.")
+    return broker.failure(request, reply)
+
+
+def exchange(requests: Sequence[Request[Any]]) -> Generator[list[Command], list[Reply], list[Any]]:
+    """Run requests in one write, and once more those whose script the server did not have.
+
+    Returns:
+        per request its parsed reply, or the BrokerError that it came to.
+    """
+    replies = yield [request.command() for request in requests]
+    missing = [i for i, reply in enumerate(replies) if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")]
+    if missing:
+        scripts: set[Script] = {lacking for i in missing if (lacking := requests[i].script) is not None}
+        loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts]
+        again = yield loads + [requests[i].command() for i in missing]
+        for i, reply in zip(missing, again[len(loads) :], strict=True):
+            replies[i] = reply
+    return [
+        named(request, reply) if isinstance(reply, ReplyError) else request.parse(reply)
+        for request, reply in zip(requests, replies, strict=True)
+    ]
+
+
+async def run(connection: Connection, requests: Sequence[Request[Any]], timeout: float) -> list[Any]:
+    """`exchange` on an event loop. Raises ConnectionLost: any of the requests may have taken effect."""
+    steps = exchange(requests)
+    commands = next(steps)
+    while True:
+        replies = await connection.execute(commands, timeout)
+        try:
+            commands = steps.send(replies)
+        except StopIteration as end:
+            return list(end.value)
+
+
+def run_sync(connection: SyncConnection, requests: Sequence[Request[Any]], timeout: float) -> list[Any]:
+    """`exchange` on a thread. Raises as `run`."""
+    steps = exchange(requests)
+    commands = next(steps)
+    while True:
+        replies = connection.execute(commands, timeout)
+        try:
+            commands = steps.send(replies)
+        except StopIteration as end:
+            return list(end.value)
+
+
+# --- is this a server for jobs? ---------------------------------------------------------------------------------------
+
+
+def first_use(keys: QueueKeys) -> list[Request[Any]]:
+    """What a process asks once per queue: note its name, and that its layout is one that this version knows."""
+    return [
+        broker.plain(int, "SADD", queues_key(keys.namespace), keys.name),
+        broker.plain(int, "HSETNX", keys.meta, "layout", LAYOUT),
+        broker.plain(int, "HGET", keys.meta, "layout"),
+    ]
+
+
+def check_layout(keys: QueueKeys, layout: int) -> None:
+    """Raises ServerUnsuitable when another version of this library owns the queue."""
+    if layout != LAYOUT:
+        raise ServerUnsuitable(
+            f"queue {keys.name!r} in namespace {keys.namespace!r} was made with layout {layout}, this version reads layout {LAYOUT}: nothing was "
+            "done. Use the version of bananas-queue that made it, or another namespace."
+        )
+
+
+def server_info() -> Request[dict[str, str]]:
+    """The server's INFO as a dict."""
+    return broker.plain(_read_info, "INFO")
+
+
+def _read_info(reply: bytes) -> dict[str, str]:
+    lines = reply.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def check_server(info: dict[str, str]) -> None:
+    """Raises ServerUnsuitable when jobs are not safe on this server; says which setting to change."""
+    valkey, redis = info.get("valkey_version"), info.get("redis_version", "0")
+    version, oldest, kind = (valkey, 8, "Valkey") if valkey else (redis, 7, "Redis")
+    if int(version.split(".")[0]) < oldest:
+        raise ServerUnsuitable(f"the server is {kind} {version}; Bananas needs Redis 7.0 or Valkey 8, or newer. Nothing was sent.")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ServerUnsuitable(
+            f"the server's maxmemory-policy is {policy}: it would evict jobs when it is full. Nothing was sent. "
+            "Set it on a queue's server: CONFIG SET maxmemory-policy noeviction, and in its configuration file."
+        )
+
+
+async def open_checked(address: Address, name: str, timeout: float) -> Connection:
+    """A connection to a server that is fit for jobs. Raises as `Connection.open` and `check_server`."""
+    connection = await Connection.open(address, name, timeout)
+    try:
+        (info,) = await run(connection, [server_info()], timeout)
+        if isinstance(info, BananasError):
+            raise info
+        check_server(info)
+    except ConnectionLost as error:
+        raise BrokerUnavailable(f"{address} went away while it was asked for its version: {error}") from error
+    except BananasError:
+        connection.close()
+        raise
+    return connection
+
+
+def open_checked_sync(address: Address, name: str, timeout: float) -> SyncConnection:
+    """`open_checked` on a thread."""
+    connection = SyncConnection(address, name, timeout)
+    try:
+        (info,) = run_sync(connection, [server_info()], timeout)
+        if isinstance(info, BananasError):
+            raise info
+        check_server(info)
+    except ConnectionLost as error:
+        raise BrokerUnavailable(f"{address} went away while it was asked for its version: {error}") from error
+    except BananasError:
+        connection.close()
+        raise
+    return connection
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait before the next try: 10 ms doubling to 0.5 s."""
+    return min(0.5, 0.01 * (1 << min(tries, 8)))
+
+
+async def pause_before(tries: int, deadline: float) -> None:
+    """Wait before try number `tries`, but not beyond `deadline` (the loop's time)."""
+    left = deadline - asyncio.get_running_loop().time()
+    await asyncio.sleep(max(0.0, min(backoff(tries), left)))

@@ -1,0 +1,264 @@
+"""Tasks: a handler with its options, typed so that `submit` is checked against the handler's signature.
+
+    Task      what the decorator makes: call it to run it, submit it to queue it
+    Options   what a submit may say, all optional: `task.options(delay=60).submit(...)`
+    Call      a task with its arguments, not submitted yet: `task.bind(...)`
+"""
+
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
+from functools import cached_property, update_wrapper
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, cast
+
+from bananas.codec import Signature
+from bananas.config import check_queue_name, check_task_name, parse_priority, seconds
+from bananas.errors import ConfigError, describe
+from bananas.handle import Duration, Job, milliseconds, until_ms
+from bananas.middleware import Hooks
+from bananas.retry import Retry
+
+if TYPE_CHECKING:
+    from bananas.producer import Producer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Isolation = Literal["none", "process"]
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What one submit may say; what it leaves out is the task's, or the app's.
+
+    delay, at: ready so long from now, or at that time (an aware datetime). priority: "high", "normal", "low" or 0 to 1000, lower first.
+    timeout: seconds a run may take, 0 = no limit. expires_in: not started so long after the submit, it ends as expired. result_ttl: how
+    long the outcome is kept, 0 = not at all. unique: while a job of this key is alive in the queue, submit returns that one. headers: text
+    that travels along. call_timeout: how long the submit itself may take.
+    """
+
+    queue: str
+    priority: int | str
+    delay: Duration
+    at: datetime
+    timeout: Duration
+    max_retries: int
+    retry: Retry
+    result_ttl: Duration
+    expires_in: Duration
+    unique: str
+    headers: Mapping[str, str]
+    call_timeout: float
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@app.task(...)` takes; what it leaves out is the app's settings."""
+
+    name: str
+    queue: str
+    priority: int | str
+    timeout: Duration
+    max_retries: int
+    retry: Retry
+    result_ttl: Duration
+    expires_in: Duration
+    isolation: Isolation
+    on_success: Callable[..., Any]
+    on_retry: Callable[..., Any]
+    on_dead: Callable[..., Any]
+
+
+class Options(NamedTuple):
+    """Checked options. None: not said."""
+
+    queue: str | None = None
+    priority: int | None = None
+    delay_ms: int = 0
+    timeout_ms: int | None = None
+    max_retries: int | None = None
+    retry: Retry | None = None
+    ttl_ms: int | None = None
+    expires_ms: int = 0
+    unique: str = ""
+    headers: Mapping[str, str] | None = None
+    call_timeout: float | None = None
+
+
+def _headers(given: Mapping[str, str]) -> dict[str, str]:
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in given.items()):
+        raise ConfigError(f"headers={describe(given)}: names and values must be text")
+    return dict(given)
+
+
+def _count(value: int, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000_000:
+        raise ConfigError(f"{what}={describe(value)}: must be a whole number from 0 to 1,000,000")
+    return value
+
+
+def _unique(key: str) -> str:
+    if not isinstance(key, str) or not 0 < len(key) <= 500:
+        raise ConfigError(f"unique={describe(key)}: must be text of 1 to 500 characters that names what may exist once, e.g. 'welcome:42'")
+    return key
+
+
+def _retry(policy: Retry) -> Retry:
+    if not isinstance(policy, Retry):
+        raise ConfigError(f"retry={describe(policy)}: must be a Retry, e.g. Retry(base=1, factor=2, cap=600)")
+    return policy
+
+
+def _hook(given: Any) -> tuple[Callable[..., Any], ...]:
+    return () if given is None else (given,)
+
+
+_READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "queue": ("queue", check_queue_name),
+    "priority": ("priority", parse_priority),
+    "delay": ("delay_ms", lambda value: milliseconds(value, "delay")),
+    "at": ("delay_ms", until_ms),
+    "timeout": ("timeout_ms", lambda value: milliseconds(value, "timeout")),
+    "max_retries": ("max_retries", lambda value: _count(value, "max_retries")),
+    "retry": ("retry", _retry),
+    "result_ttl": ("ttl_ms", lambda value: milliseconds(value, "result_ttl")),
+    "expires_in": ("expires_ms", lambda value: max(1, milliseconds(value, "expires_in"))),
+    "unique": ("unique", _unique),
+    "headers": ("headers", _headers),
+    "call_timeout": ("call_timeout", lambda value: seconds(value, "call_timeout")),
+}
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """Check submit options.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest one), or a value out of its range; nothing was sent.
+    """
+    if "delay" in given and "at" in given:
+        raise ConfigError("delay and at both say when the job becomes ready: give one of the two")
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in _READERS:
+            import difflib
+
+            near = difflib.get_close_matches(name, _READERS, 1)
+            raise ConfigError(f"unknown option {name!r}{f', did you mean {near[0]!r}?' if near else ''} Options: {', '.join(_READERS)}")
+        field, read = _READERS[name]
+        fields[field] = read(value)
+    return Options(**fields)
+
+
+NO_OPTIONS = Options()
+
+
+class Task(Generic[P, R]):
+    """A handler that can be submitted. Made by `@app.task`.
+
+    Attributes:
+        name: what names it in jobs: `name=`, or the function's name.
+        handler: the function itself.
+    """
+
+    def __init__(self, producer: "Producer", handler: Callable[..., Any], given: TaskOptions) -> None:
+        self.producer, self.handler = producer, handler
+        self.is_async = inspect.iscoroutinefunction(handler)
+        if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+            raise ConfigError(f"{describe(handler)} is a generator: a handler returns its value, or is a coroutine function that does")
+        extra: dict[str, Any] = dict(given)
+        self.name = check_task_name(extra.pop("name", None) or getattr(handler, "__name__", ""))
+        self.isolation = self._isolation(extra.pop("isolation", "none"))
+        self.hooks = Hooks(*(_hook(extra.pop(hook, None)) for hook in ("on_success", "on_retry", "on_dead")))
+        for option in ("delay", "at", "unique", "headers", "call_timeout"):
+            if option in extra:
+                raise ConfigError(f"{option!r} belongs to a submit, not to a task: {self.name}.options({option}=...).submit(...)")
+        self.defaults = read_options(extra)
+        update_wrapper(cast(Any, self), handler)
+
+    def _isolation(self, given: Any) -> Isolation:
+        if given not in ("none", "process"):
+            raise ConfigError(f"isolation={describe(given)}: must be 'none' (the worker's loop or its threads) or 'process' (a process that can be killed)")
+        return given  # type: ignore[no-any-return]
+
+    @cached_property
+    def signature(self) -> Signature:
+        """The handler's parameters, read at first use, when every name in its annotations exists."""
+        return Signature(self.handler)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> "Submission[P, R]":
+        """How a submit of this task differs from its defaults. Raises ConfigError for a wrong option."""
+        return Submission(self, read_options(options))
+
+    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Queue one run.
+
+        Raises:
+            SubmitError: these arguments cannot be submitted; nothing was stored.
+            QueueFull: the server is full; nothing was stored.
+            BrokerUnavailable: no answer within the budget; the message says whether the job may exist.
+        """
+        return await self.producer.submit(Call(self, args, kwargs))
+
+    def submit_sync(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """`submit` for code without an event loop; safe from any thread. Raises SyncOnRunningLoop where a loop runs."""
+        return self.producer.submit_sync(Call(self, args, kwargs))
+
+    async def submit_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Queue one run and wait for its value. Raises as `submit` and `Job.result`."""
+        job = await self.submit(*args, **kwargs)
+        return await job.result()
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> "Call[R]":
+        """The task with its arguments, for `app.submit_many`."""
+        return Call(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+class AsyncTask(Task[P, R]):
+    """A task whose handler is a coroutine function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the handler here, now; nothing is queued."""
+        return self.handler(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+class SyncTask(Task[P, R]):
+    """A task whose handler is a plain function; a worker runs it in a thread."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the handler here, now; nothing is queued."""
+        return self.handler(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+class Submission(Generic[P, R]):
+    """A task together with the options of a submit. The same calls as on the task."""
+
+    __slots__ = ("_options", "_task")
+
+    def __init__(self, task: Task[P, R], options: Options) -> None:
+        self._task, self._options = task, options
+
+    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """`Task.submit` with these options."""
+        return await self._task.producer.submit(Call(self._task, args, kwargs, self._options))
+
+    def submit_sync(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """`Task.submit_sync` with these options."""
+        return self._task.producer.submit_sync(Call(self._task, args, kwargs, self._options))
+
+    async def submit_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """`Task.submit_and_wait` with these options."""
+        job = await self.submit(*args, **kwargs)
+        return await job.result()
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> "Call[R]":
+        """`Task.bind` with these options."""
+        return Call(self._task, args, kwargs, self._options)
+
+
+class Call(Generic[R]):
+    """A task with its arguments and options, not submitted yet. `task` is a name where the code is not here."""
+
+    __slots__ = ("args", "kwargs", "options", "task")
+
+    def __init__(self, task: Task[Any, R] | str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options = NO_OPTIONS) -> None:
+        self.task, self.args, self.kwargs, self.options = task, args, kwargs, options
