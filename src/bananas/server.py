@@ -60,6 +60,7 @@ def find_server_binary(prefer: str | None = None) -> ServerBinary:
 
 
 def server_binaries(prefer: str | None, passed_over: list[str]) -> Iterator[ServerBinary]:
+    """All that `find_server_binary` would take, the best first; why others are not goes to `passed_over`."""
     for path in [Path(prefer)] if prefer and prefer not in ("valkey", "redis") else _places():
         try:
             run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)

@@ -215,7 +215,6 @@ class Watcher:
         self._order, self._directory, self._path = order, order["directory"], order["watcher"]
         self._lock_fd = int(order["lock_fd"])
         self._lock_path = os.path.join(self._directory, "lock")
-        self._selector = selectors.DefaultSelector()
         self._listener = socket.socket(socket.AF_UNIX)
         self._users: set[socket.socket] = set()
         self._waiting: set[socket.socket] = set()  # users who do not know yet that the server is up
@@ -230,19 +229,27 @@ class Watcher:
         self._listener.bind(self._path)
         self._listener.listen(512)
         self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
         self._socket_identity = identity(self._path)
         places = {"socket": self._order["socket"], "watcher": self._path, "lock": identity(self._lock_fd)}
         write_record(self._directory, read_record(self._directory) | places)
 
     def run(self) -> None:
         """Returns when the server has ended and the directory is unlocked."""
+        self._selector = selectors.DefaultSelector()  # only here: a kqueue does not survive the fork
+        self._selector.register(self._listener, selectors.EVENT_READ)
         log_path = os.path.join(self._directory, "server.log")
         if os.path.exists(log_path) and os.path.getsize(log_path) > LOG_LIMIT_BYTES:
             os.unlink(log_path)
-        self._start_server()
-        while self._tick():
-            pass
+        try:
+            self._start_server()
+        except OSError as error:
+            self._give_up(str(error))
+            return
+        try:
+            while self._tick():
+                pass
+        except OSError as error:  # a full disk, for example
+            self._give_up(str(error))
         self._leave()
 
     def _start_server(self) -> None:
@@ -316,16 +323,22 @@ class Watcher:
         now = time.monotonic()
         self._restarts = [moment for moment in self._restarts if moment > now - RESTARTS_WINDOW_S]
         may_restart = self._is_up and len(self._restarts) < RESTARTS
-        sys.stderr.write(f"the server {self._server.pid} ended by itself: {'restarting it' if may_restart else 'giving up'}\n")
-        sys.stderr.flush()
         if may_restart:
+            _note(f"the server {self._server.pid} ended by itself, and is restarted")
             self._restarts.append(now)
             self._start_server()
             return True
-        while not self._waiting and time.monotonic() < now + FIRST_USER_S:
-            self._hear(0.1)  # whoever started this watcher is about to connect, and wants to know
-        self._tell_waiting({"error": f"it ended by itself. The end of {self._server.log_path}:\n{last_lines(self._server.log_path)}"})
+        log_path = self._server.log_path
+        self._give_up(f"it ended by itself. The end of {log_path}:\n{last_lines(log_path)}")
         return False
+
+    def _give_up(self, reason: str) -> None:
+        """Tell whoever started this watcher, and is about to connect."""
+        _note(f"giving up: {reason}")
+        deadline = time.monotonic() + FIRST_USER_S
+        while not self._users and time.monotonic() < deadline:
+            self._hear(0.1)
+        self._tell_waiting({"error": reason})
 
     def _is_lost(self) -> bool:
         return identity(self._lock_path) != identity(self._lock_fd) or identity(self._path) != self._socket_identity
@@ -356,6 +369,11 @@ class Watcher:
             user.close()
         self._server.end()
         fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")  # watcher.log
+    sys.stderr.flush()
 
 
 def main() -> None:

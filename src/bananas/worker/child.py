@@ -1,0 +1,290 @@
+"""One worker process: it loads the app, opens its resources, and runs the loops until it is told to stop.
+
+    1. read the order from the supervisor; import the app
+    2. check the server; open the app's lifespan
+    3. greet the supervisor: from now on it beats for the leases in the table
+    4. fetch, run, settle; upkeep and cron beside it
+    5. on stop: claim no more, let jobs finish until the deadline, hand the rest back without an attempt, leave
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import msgspec
+import structlog
+
+from bananas.app import Bananas
+from bananas.broker import Filter
+from bananas.client import new_boot
+from bananas.config import Settings, parse_routing_key
+from bananas.errors import BananasError, ConfigError
+from bananas.keys import queues_key, task_tag
+from bananas.logs import configure
+from bananas.session import check_layout, first_use
+from bananas.worker import table as tables
+from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line, send_hello
+from bananas.worker.fetcher import Fetcher
+from bananas.worker.isolated import IsolatedPool
+from bananas.worker.loading import load_app, override
+from bananas.worker.maintenance import Clock, Upkeep, repeat
+from bananas.worker.runner import Runnable, Runner
+from bananas.worker.served import Served
+from bananas.worker.table import LeaseTable
+
+STUBBORN_S = 2.0
+log = structlog.get_logger("bananas.worker")
+
+
+class Child:
+    """A worker process."""
+
+    def __init__(self, app: Bananas, spec: WorkerSpec, channel: socket.socket) -> None:
+        self.app, self._spec, self._channel = app, spec, channel
+        self.settings: Settings = app.settings
+        self.boot = new_boot()
+        self._stopping = False
+        self._why = "stopped"
+        self._left_behind = False
+
+    async def run(self) -> int:
+        """Work until told to stop. Returns the exit code."""
+        async with AsyncExitStack() as stack:
+            queues = await self._queues()
+            self._build(queues)
+            resources = self.app.registry.lifespan
+            if resources is not None:
+                self._runner.state = await stack.enter_async_context(asynccontextmanager(resources)())
+            if self._runner.pool is not None:
+                stack.push_async_callback(self._runner.pool.close)
+            self._greet(queues)
+            loops = self._start_loops()
+            await self._fetcher.drained.wait()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            self._fetcher.close()
+        await self.app.close()
+        self._channel.sendall(line(Message(bye=self._why)))
+        log.info("worker process stopped", why=self._why, jobs=self._runner.finished)
+        if self._left_behind:
+            sys.stderr.flush()
+            os._exit(0)
+        return 0
+
+    # --- set up ---
+
+    async def _queues(self) -> list[Served]:
+        """The queues to serve, each checked to be of this layout."""
+        named = [parse_routing_key(entry) for entry in self.settings.worker_routing_keys]
+        names: list[tuple[str, int | None]] = named or [(queue, None) for queue in self.app.registry.queues() or ["default"]]
+        lane = self.app.client.here().lane
+        if self.settings.worker_mode == "scheduler-only":
+            from bananas.broker import plain
+
+            (known,) = await lane.ask(None, [plain(list, "SMEMBERS", queues_key(self.settings.namespace))], self.settings.call_timeout, "reading queues")
+            names += [(name.decode(), None) for name in known if name.decode() not in dict(names)]
+        queues: list[Served] = []
+        for index, (name, weight) in enumerate(names):
+            keys = self.app.producer.keys(name)
+            replies = await lane.ask(None, first_use(keys), self.settings.call_timeout, f"opening queue {name!r}")
+            for reply in replies:
+                if isinstance(reply, BananasError):
+                    raise reply
+            check_layout(keys, replies[-1])
+            queues.append(Served(index, keys, self.boot, weight or 0))
+        if len(queues) > 255:
+            raise ConfigError(f"this worker would serve {len(queues)} queues; the most is 255: name some with --queues")
+        return queues
+
+    def _build(self, queues: list[Served]) -> None:
+        settings, registry = self.settings, self.app.registry
+        capacity = tables.capacity_for(settings.slots)
+        self._table_fd = tables.make_file(capacity)
+        self._table = LeaseTable(self._table_fd, capacity)
+        tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
+        self._runner = Runner(tasks, settings, self.app.producer.chain, self._table, lambda: self._fetcher.changed())
+        self._runner.worker = f"{socket.gethostname()}:{os.getpid()}"
+        if any(task.isolated for task in tasks.values()):
+            self._runner.pool = IsolatedPool(self._spec.target, self._spec.modules, {name: task.max_retries for name, task in tasks.items()})
+        self._fetcher = Fetcher(
+            self.app.client.address,
+            self.boot,
+            queues,
+            self._runner,
+            self._table,
+            lease_ms=round(settings.lease * 1000),
+            wanted=self._wanted(),
+        )
+        self._fetcher.burst = self._spec.burst
+        self._fetcher.promotes = settings.enable_scheduler
+        self._served = queues
+
+    def _wanted(self) -> Filter:
+        settings = self.settings
+        if settings.worker_mode == "specialized":
+            return Filter(settings.worker_priorities)
+        if settings.worker_mode == "job-specialized":
+            for name in settings.worker_job_types:
+                if name not in self.app.registry.tasks:
+                    raise ConfigError(f"WORKER_JOB_TYPES names {name!r}, which no module declares; tasks: {', '.join(self.app.registry.tasks)}")
+            self._runner.only = frozenset(settings.worker_job_types)
+            return Filter((), tuple(task_tag(name) for name in settings.worker_job_types))
+        return Filter()
+
+    def _greet(self, queues: list[Served]) -> None:
+        settings = self.settings
+        hello = Hello(
+            boot=self.boot,
+            pid=os.getpid(),
+            address=self.app.client.address,
+            namespace=settings.namespace,
+            queues=[served.keys.name for served in queues],
+            tasks=list(self.app.registry.tasks),
+            slots=settings.slots,
+            capacity=self._table.capacity,
+            lease=settings.lease,
+            shutdown_timeout=settings.shutdown_timeout,
+            processes=settings.worker_processes,
+        )
+        send_hello(self._channel, hello, self._table_fd)
+        os.close(self._table_fd)
+        log.info("worker process started", queues=hello.queues, slots=hello.slots, mode=settings.worker_mode, server=str(hello.address))
+
+    def _start_loops(self) -> list["asyncio.Task[Any]"]:
+        settings, here = self.settings, self.app.client.here()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop, "stopped")
+        loops = [loop.create_task(self._listen())]
+        only_upkeep = settings.worker_mode == "scheduler-only"
+        if settings.enable_scheduler:
+            loops.append(loop.create_task(repeat(Upkeep(here, self._served, settings, promotes=only_upkeep).tick, "upkeep")))
+        if settings.cron_scheduler_enabled and self.app.registry.crons:
+            clock = Clock(here, list(self.app.registry.crons.values()), self.app.producer, settings)
+            loops.append(loop.create_task(repeat(clock.tick, "cron")))
+        if settings.max_jobs or settings.max_memory_mb:
+            loops.append(loop.create_task(self._recycle()))
+        if only_upkeep:
+            self._fetcher.accepting = False
+        else:
+            loops.append(loop.create_task(self._fetcher.wait_for_markers()))
+        loops.append(loop.create_task(self._fetcher.run()))
+        return loops
+
+    # --- told by the supervisor ---
+
+    async def _listen(self) -> None:
+        loop, lines = asyncio.get_running_loop(), Lines()
+        self._channel.setblocking(False)
+        while data := await loop.sock_recv(self._channel, 65536):
+            for message in lines.feed(data):
+                self._obey(message)
+        if not self._stopping:
+            log.warning("the supervisor is gone: nobody renews the leases, so this process stops")
+            self.settings = msgspec.structs.replace(self.settings, shutdown_timeout=min(self.settings.shutdown_timeout, self.settings.lease / 2))
+            self.stop("orphaned")
+
+    def _obey(self, message: Message) -> None:
+        for name in message.lost:
+            if (run := self._runner.running.get(name.encode())) is not None:
+                self._runner.stop(run, "lost")
+        for name in message.cancelled:
+            if (run := self._runner.running.get(name.encode())) is not None and run.stop == "":
+                self._runner.stop(run, "cancel")
+        if message.quiet:
+            log.info("quiet: no more jobs are claimed")
+            self._fetcher.stop_accepting()
+        if message.stop:
+            self.stop("stopped")
+        if message.cancel:
+            self._cancel_all()
+
+    # --- stop ---
+
+    def stop(self, why: str) -> None:
+        """Claim no more, let jobs finish until the deadline, hand the rest back."""
+        if self._stopping:
+            return
+        self._stopping, self._why = True, why
+        log.info("stopping: running jobs may finish", jobs=len(self._runner.running), seconds=self.settings.shutdown_timeout)
+        self._fetcher.stop()
+        asyncio.get_running_loop().call_later(self.settings.shutdown_timeout, self._cancel_all)
+
+    def _cancel_all(self) -> None:
+        """The deadline, or a second signal: stop what runs; it goes back to its queue without an attempt."""
+        self._fetcher.stop()
+        for run in list(self._runner.running.values()):
+            self._runner.stop(run, "shutdown")
+        asyncio.get_running_loop().call_later(STUBBORN_S, self._abandon)
+
+    def _abandon(self) -> None:
+        """Handlers that do not stop: hand their jobs back and leave the process without waiting for them."""
+        for member, run in list(self._runner.running.items()):
+            log.warning("a handler does not stop: its job goes back", job=run.job and run.job.id)
+            self._left_behind = True
+            self._runner.abandon(member)
+
+    async def _recycle(self) -> None:
+        settings = self.settings
+        while True:
+            if settings.max_jobs and self._runner.finished >= settings.max_jobs:
+                self.stop("recycled after max_jobs")
+            if settings.max_memory_mb and resident_bytes() > settings.max_memory_mb * 2**20:
+                self.stop("recycled above max_memory")
+            await asyncio.sleep(0.1)
+
+
+def resident_bytes() -> int:
+    """The memory that this process holds now (where the system tells), or its peak."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _read_order(channel: socket.socket) -> WorkerSpec:
+    lines = Lines()
+    while data := channel.recv(65536):
+        for message in lines.feed(data):
+            if message.start is not None:
+                return message.start
+    raise ConfigError("this process is started by `bananas worker`")
+
+
+def main() -> int:
+    """The entry point of a worker process: `python -m bananas.worker.child FD`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    began = time.monotonic()
+    try:
+        spec = _read_order(channel)
+        app = load_app(spec.target, spec.modules)
+        override(app, spec.settings)
+        configure(app.settings)
+        log.debug("app imported", seconds=round(time.monotonic() - began, 3))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(Child(app, spec, channel).run())
+    except BananasError as error:
+        print(f"bananas worker: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What supervisor and child say to each other: lines of JSON over a socket pair, and once the file of the lease table.
+
+    supervisor -> child   start, lost, cancelled, stop, cancel, quiet
+    child -> supervisor   hello (with the table's file descriptor), bye
+"""
+
+import socket
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from bananas.connection import Address
+
+
+class WorkerSpec(Struct, frozen=True, kw_only=True):
+    """What `bananas worker` was asked to run.
+
+    Attributes:
+        target: module:app.
+        modules: further modules with tasks.
+        settings: by field name, what the command line gave; it wins over the code's and the environment's.
+        burst: end when nothing is ready or running.
+    """
+
+    target: str
+    modules: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    burst: bool = False
+
+
+class Hello(Struct, frozen=True, kw_only=True):
+    """A child is ready to work."""
+
+    boot: str
+    pid: int
+    address: Address
+    namespace: str
+    queues: list[str]
+    tasks: list[str]
+    slots: int
+    capacity: int
+    lease: float
+    shutdown_timeout: float
+    processes: int
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line. Members are `id:boot:fence` as text."""
+
+    start: WorkerSpec | None = None
+    hello: Hello | None = None
+    lost: list[str] = []
+    cancelled: list[str] = []
+    stop: bool = False
+    cancel: bool = False
+    quiet: bool = False
+    bye: str = ""
+
+
+_decoder = msgspec.json.Decoder(Message)
+
+
+def line(message: Message) -> bytes:
+    """A message as it is sent."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+class Lines:
+    """Bytes to messages."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that are complete now."""
+        *complete, self._rest = (self._rest + data).split(b"\n")
+        return [_decoder.decode(text) for text in complete if text]
+
+
+def send_hello(channel: socket.socket, hello: Hello, table_fd: int) -> None:
+    """Send the greeting together with the lease table's file."""
+    socket.send_fds(channel, [line(Message(hello=hello))], [table_fd])

@@ -1,0 +1,334 @@
+"""The fetch loop: turns at the server while there is something to do, the marker when there is not.
+
+A turn is one write: settlements of every queue, then one claim for the free slots. One turn is in flight at a time; whatever ends meanwhile is the
+next batch, so a busy worker batches by itself and an idle one sends at once. There is no linger.
+
+    1. send: unanswered settlements, undo of a lost claim, promote what is due, claim
+    2. hand the claimed jobs to the runner
+    3. wait for an outcome, a free slot, a marker, a due time, or the end
+
+When no queue is hungry, the waiter blocks on the markers of all queues (at most `BLOCK_S`), over a connection of its own with a hard deadline.
+After every wake, timeout, error and reconnect: claim.
+
+A turn whose reply is lost is of unknown fate: its settlements are sent again under the same number, its claim is undone by `recover`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from bananas import broker
+from bananas.broker import EVERYTHING, Claim, Filter, Request
+from bananas.connection import Address, Connection, ConnectionLost
+from bananas.errors import BananasError, BrokerError
+from bananas.session import backoff, open_checked, run
+from bananas.worker.runner import Claimed, Runner
+from bananas.worker.served import FAIR_EVERY, Rotation, Served
+from bananas.worker.settler import Sent
+from bananas.worker.table import LeaseTable
+
+BLOCK_S = 2.0
+REST_S = 0.25
+SUSPECT_WAIT_S = 30.0
+TURN_TIMEOUT_S = 5.0
+log = structlog.get_logger("bananas.worker")
+
+
+class Fetcher:
+    """Feeds one runner from the server.
+
+    Args:
+        wanted: which jobs this worker takes.
+        burst: end when nothing is ready or running.
+    """
+
+    def __init__(
+        self, address: Address, boot: str, queues: Sequence[Served], runner: Runner, table: LeaseTable, *, lease_ms: int, wanted: Filter = EVERYTHING
+    ) -> None:
+        self.boot, self.queues = boot, list(queues)
+        self._address, self._runner, self._table = address, runner, table
+        self._lease_ms, self._wanted = lease_ms, wanted
+        self._rotation = Rotation(queues)
+        self._connection: Connection | None = None
+        self._event = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._suspect_since = 0.0
+        self.accepting = True
+        self.promotes = True
+        self.burst = self.stopping = False
+        self.drained = asyncio.Event()
+
+    # --- what wakes the loop ---
+
+    def changed(self) -> None:
+        """A slot became free, a settlement waits, or the worker is to stop."""
+        self._event.set()
+
+    def make_hungry(self, served: Served) -> None:
+        """This queue may have jobs."""
+        served.hungry = True
+        self._event.set()
+
+    def _due(self, served: Served) -> None:
+        served.forget_due()
+        served.due = self.promotes
+        self.make_hungry(served)
+
+    # --- the loop ---
+
+    async def run(self) -> None:
+        """Turn after turn, until the worker is stopped and everything is settled; then `drained` is set."""
+        failures = 0
+        while True:
+            self._event.clear()
+            served = self._next_claim()
+            if self._suspect_turn():
+                await self._run_suspect()
+            elif served is not None or self._settling():
+                failures = await self._turn_safely(served, failures)
+            elif self._finished():
+                break
+            else:
+                self._table.note_progress()
+                if self.accepting and self._runner.free > 0 and not self._runner.suspects:
+                    self._idle.set()
+                await self._event.wait()
+                self._idle.clear()
+        self.drained.set()
+
+    def _next_claim(self) -> Served | None:
+        if not self.accepting or self._runner.free <= 0 or self._runner.suspects or self._runner.alone:
+            return None
+        if self._table.room < self._runner.free:
+            return None
+        return self._rotation.pick(asyncio.get_running_loop().time())
+
+    def _settling(self) -> bool:
+        return any(served.settler or served.rearm for served in self.queues)
+
+    def _finished(self) -> bool:
+        """Nothing is left to do, and nothing more will come."""
+        idle = not self._runner.running and not self._runner.suspects
+        if idle and self.burst and self.accepting and not any(served.hungry for served in self.queues):
+            log.info("burst: nothing is ready or running")
+            return True
+        return idle and self.stopping
+
+    async def _turn_safely(self, served: Served | None, failures: int) -> int:
+        try:
+            await self._turn(served)
+            return 0
+        except (ConnectionLost, BrokerError) as error:
+            if served is not None:
+                served.hungry = True
+            if failures in (0, 5) or failures % 60 == 0:
+                log.warning("the server does not answer, trying on", reason=str(error), tries=failures + 1)
+            await asyncio.sleep(backoff(failures))
+            return failures + 1
+
+    async def _turn(self, served: Served | None) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            connection = self._connection = await open_checked(self._address, f"bananas:worker:{self.boot}", TURN_TIMEOUT_S)
+        requests: list[Request[Any]] = []
+        readers: list[Callable[[Any], None]] = []
+        for queue in self.queues:
+            self._add_settlements(queue, requests, readers)
+        if served is not None:
+            self._add_claim(served, requests, readers)
+        began = time.monotonic()
+        try:
+            replies = await run(connection, requests, TURN_TIMEOUT_S)
+        except ConnectionLost:
+            if served is not None:
+                served.lost_turn = served.turn
+            raise
+        self._table.note_progress()
+        failure: BrokerError | None = None
+        for reply, read in zip(replies, readers, strict=True):
+            if isinstance(reply, BrokerError):
+                failure = failure or reply
+            elif isinstance(reply, Claim):
+                self._hand_over(served, reply, began)  # type: ignore[arg-type]
+            else:
+                read(reply)
+        if failure is not None:
+            raise failure
+
+    def _add_settlements(self, served: Served, requests: list[Request[Any]], readers: list[Callable[[Any], None]]) -> None:
+        if served.settler:
+            for sent in served.settler.batches(self._table.server_full):
+                requests.append(sent.request)
+                readers.append(partial(self._settled, served, sent))
+        if served.rearm:
+            requests.append(broker.rearm(served.keys))
+            readers.append(partial(self._rearmed, served))
+
+    def _rearmed(self, served: Served, _: bool) -> None:
+        served.rearm = False
+
+    def _settled(self, served: Served, sent: Sent, held: list[bool]) -> None:
+        served.settler.answered(sent)
+        for settlement, accepted in zip(sent.settlements, held, strict=True):
+            self._table.drop(settlement.slot)
+            if not accepted:
+                log.warning("lease lost before its job was settled: nothing was changed", queue=served.keys.name)
+            elif settlement.accepted is not None:
+                settlement.accepted()
+
+    def _add_claim(self, served: Served, requests: list[Request[Any]], readers: list[Callable[[Any], None]]) -> None:
+        if served.lost_turn:
+            requests.append(broker.recover(served.keys, self.boot, served.lost_turn, served.fence))
+            readers.append(lambda count: self._recovered(served, count))
+        if served.due:
+            requests.append(broker.promote(served.keys))
+            readers.append(lambda moved: self._promoted(served, moved))
+        served.turn += 1
+        cursor = 0 if served.turn % FAIR_EVERY == 0 else served.cursor
+        most = min(self._runner.free, broker.SUBMIT_BATCH)
+        requests.append(broker.claim(served.keys, self.boot, served.turn, most, self._lease_ms, wanted=self._wanted, cursor=cursor))
+        readers.append(lambda _: None)
+
+    def _recovered(self, served: Served, count: int) -> None:
+        served.lost_turn = 0
+        if count:
+            log.info("a claim whose reply was lost is undone", queue=served.keys.name, jobs=count)
+
+    def _promoted(self, served: Served, moved: tuple[int, int]) -> None:
+        served.due = moved[1] == 0
+
+    # --- claimed ---
+
+    def _hand_over(self, served: Served, claim: Claim, began: float) -> None:
+        got = len(claim.bodies)
+        popped, served.popped = served.popped, False
+        if served.turn % FAIR_EVERY != 0:
+            served.cursor = claim.cursor
+        served.hungry = claim.left > 0 and not claim.paused and (got > 0 or served.cursor > 0)
+        if claim.next_due_ms == 0 and self.promotes and not claim.paused:
+            served.due = served.hungry = True
+        served.expect_due(claim.next_due_ms if claim.next_due_ms != 0 else -1, self._due)
+        if popped and not got and claim.left > 0 and not claim.paused:
+            served.rearm = True
+            served.resting_until = asyncio.get_running_loop().time() + REST_S
+        if not got:
+            return
+        served.fence = claim.fence
+        owner = f":{self.boot}:{claim.fence}".encode()
+        noted = time.monotonic()
+        times = (claim.now_ms, began, noted)
+        table, runner, listed = self._table, self._runner, claim.ids_and_scores
+        tries, cancelled = claim.tries, claim.cancelled
+        for index in range(got):
+            raw_id, score = listed[2 * index], listed[2 * index + 1]
+            member = raw_id + owner
+            slot = table.hold(served.index, member, score)
+            job = Claimed(served, raw_id.decode(), member, score, claim.fence, slot, times)
+            job.cancelled = bool(cancelled) and bool(cancelled[index])
+            runner.take(job, claim.bodies[index], tries[index] if tries else None)
+
+    # --- suspects ---
+
+    def _suspect_turn(self) -> bool:
+        """Whether a suspect can run now: alone, so nothing else runs and nothing waits to be settled."""
+        suspects = self._runner.suspects
+        if not suspects:
+            self._suspect_since = 0.0
+            return False
+        if not self._suspect_since:
+            self._suspect_since = time.monotonic()
+            asyncio.get_running_loop().call_later(SUSPECT_WAIT_S, self.changed)
+        if not self.accepting or time.monotonic() - self._suspect_since > SUSPECT_WAIT_S:
+            while suspects:
+                self._runner.release(suspects.pop())
+            return False
+        return not self._runner.running and not self._settling()
+
+    async def _run_suspect(self) -> None:
+        claimed = self._runner.suspects.pop(0)
+        self._suspect_since = time.monotonic()
+        assert claimed.envelope is not None
+        try:
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = self._connection = await open_checked(self._address, f"bananas:worker:{self.boot}", TURN_TIMEOUT_S)
+            (held,) = await run(connection, [broker.isolate(claimed.served.keys, claimed.member)], TURN_TIMEOUT_S)
+        except (ConnectionLost, BrokerError):
+            held = None
+        if held is True:
+            log.info("running a suspect alone", job=claimed.served.keys.public(claimed.job_id), crashes=claimed.tries.crashes)
+            self._runner.start(claimed, self._runner.tasks[claimed.envelope.task], alone=True)
+        elif held is False:
+            self._table.drop(claimed.slot)
+        else:
+            self._runner.release(claimed)
+
+    # --- idle ---
+
+    async def wait_for_markers(self) -> None:
+        """The waiter: while no queue is hungry and slots are free, block on the markers."""
+        connection: Connection | None = None
+        rotation = 0
+        while True:
+            await self._idle.wait()
+            loop = asyncio.get_running_loop()
+            open_queues = [served for served in self.queues if served.resting_until <= loop.time()]
+            rotation += 1
+            at = rotation % len(open_queues) if open_queues else 0
+            names = [served.keys.wake for served in open_queues[at:] + open_queues[:at]]
+            resting = len(open_queues) < len(self.queues)
+            if not names:
+                await asyncio.sleep(REST_S)
+                self._wake_all()
+                continue
+            try:
+                if connection is None or connection.closed:
+                    connection = await Connection.open(self._address, f"bananas:waiter:{self.boot}", TURN_TIMEOUT_S)
+                block_s = REST_S if resting else BLOCK_S
+                (reply,) = await connection.execute([("BZPOPMIN", *names, block_s)], block_s + 2.0)
+                self._woken(reply)
+            except (ConnectionLost, BananasError):
+                self._wake_all()
+                await asyncio.sleep(0.2)
+
+    def _woken(self, reply: Any) -> None:
+        if isinstance(reply, list):
+            name = reply[0].decode()
+            served = next(served for served in self.queues if served.keys.wake == name)
+            if not self.accepting or self._runner.free <= 0:
+                served.rearm = True
+            served.popped = True
+            self.make_hungry(served)
+            self._idle.clear()
+        else:
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        self._idle.clear()
+        for served in self.queues:
+            served.hungry = True
+        self._event.set()
+
+    def stop_accepting(self) -> None:
+        """Claim no more; markers go back, so that others wake."""
+        self.accepting = False
+        for served in self.queues:
+            served.rearm = True
+            served.forget_due()
+        self.changed()
+
+    def stop(self) -> None:
+        """Claim no more, and end when everything is settled."""
+        self.stopping = True
+        self.stop_accepting()
+
+    def close(self) -> None:
+        """Close the command connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+

@@ -1,0 +1,132 @@
+"""What any worker does for all: take back expired leases, fire cron ticks, trim the dead. Bounded steps, on the server's clock.
+
+    Upkeep   every lease/4: reclaim; now and then: trim dead letters, drop cron entries that nobody announces
+    Clock    announce the cron entries of this code, fire what is due, sleep until the next tick
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from bananas import broker
+from bananas.app import CronEntry
+from bananas.broker import NewJob
+from bananas.client import LoopClient
+from bananas.config import Settings
+from bananas.errors import BananasError, ConfigError
+from bananas.keys import QueueKeys
+from bananas.producer import Producer
+from bananas.schedule import Schedule, next_ms, plan
+from bananas.task import Call, Options
+from bananas.worker.served import Served
+
+TRIM_EVERY_S = 60.0
+CRON_FORGOTTEN_MS = 86_400_000
+log = structlog.get_logger("bananas.worker")
+
+
+class Upkeep:
+    """Reclaims and trims for the queues that this worker serves."""
+
+    def __init__(self, client: LoopClient, queues: Sequence[Served], settings: Settings, *, promotes: bool) -> None:
+        self._client, self._queues, self._settings, self._promotes = client, queues, settings, promotes
+        self._lease_ms = round(settings.lease * 1000)
+        self._trim_at = 0.0
+
+    async def tick(self) -> float:
+        """One round. Returns seconds until the next."""
+        interval = self._settings.scheduler_interval or self._settings.lease / 4
+        for served in self._queues:
+            taken = await self._ask(served.keys, broker.reclaim(served.keys, self._lease_ms))
+            if taken:
+                log.warning("took back leases of workers that are gone", queue=served.keys.name, jobs=taken)
+            if self._promotes:
+                _, next_due_ms = await self._ask(served.keys, broker.promote(served.keys))
+                interval = min(interval, max(0.001, next_due_ms / 1000)) if next_due_ms >= 0 else interval
+        if time.monotonic() >= self._trim_at:
+            self._trim_at = time.monotonic() + TRIM_EVERY_S
+            for served in self._queues:
+                await self._trim(served.keys)
+        return interval
+
+    async def _trim(self, keys: QueueKeys) -> None:
+        """Delete the oldest dead jobs beyond the count or the age, and cron entries that no worker announces."""
+        count = await self._ask(keys, broker.plain(int, "ZCARD", keys.dead))
+        (now_s, _) = await self._ask(keys, broker.plain(tuple, "TIME"))
+        oldest_ms = int(now_s) * 1000 - round(self._settings.dead_max_age * 1000)
+        excess = max(0, count - self._settings.dead_max_count)
+        ids = await self._ask(keys, broker.plain(_texts, "ZRANGE", keys.dead, 0, min(excess, 1_000) - 1)) if excess else []
+        ids += await self._ask(keys, broker.plain(_texts, "ZRANGEBYSCORE", keys.dead, "-inf", oldest_ms, "LIMIT", 0, 1_000))
+        if ids:
+            deleted = await self._ask(keys, broker.discard(keys, list(dict.fromkeys(ids))[:1_000]))
+            log.info("trimmed the dead letter queue", queue=keys.name, jobs=deleted)
+        entries = await self._ask(keys, broker.plain(list, "HGETALL", keys.cron))
+        for name, entry in zip(entries[::2], entries[1::2], strict=True):
+            if int(entry.split(b" ", 2)[1]) < int(now_s) * 1000 - CRON_FORGOTTEN_MS:
+                await self._ask(keys, broker.plain(int, "HDEL", keys.cron, name))
+                log.info("deleted a cron entry that no worker announces", entry=name.decode())
+
+    async def _ask(self, keys: QueueKeys, request: Any) -> Any:
+        return await self._client.ask(keys, request, self._settings.call_timeout, "upkeep")
+
+
+def _texts(reply: list[bytes]) -> list[str]:
+    return [item.decode() for item in reply]
+
+
+def pack_schedule(schedule: Schedule) -> bytes:
+    """A schedule as it is stored: what makes two of them the same."""
+    return f"{schedule.every_ms} {schedule.missed} {schedule.timezone} {schedule.expression}".encode()
+
+
+class Clock:
+    """Fires the cron entries of this code."""
+
+    def __init__(self, client: LoopClient, entries: Sequence[CronEntry], producer: Producer, settings: Settings) -> None:
+        self._client, self._entries, self._producer, self._settings = client, entries, producer, settings
+
+    async def tick(self) -> float:
+        """Announce and fire. Returns seconds until the next tick, at most an upkeep interval."""
+        wait = self._settings.scheduler_interval or self._settings.lease / 4
+        for entry in self._entries:
+            keys = self._producer.keys(entry.task.defaults.queue or "default")
+            (now_s, now_us) = await self._ask(keys, broker.plain(tuple, "TIME"))
+            now_ms = int(now_s) * 1000 + int(now_us) // 1000
+            packed = pack_schedule(entry.schedule)
+            try:
+                now_ms, due_ms = await self._ask(keys, broker.cron_register(keys, [(entry.name, packed, next_ms(entry.schedule, now_ms))]))
+                ticks, following_ms = plan(entry.schedule, due_ms, now_ms)
+            except ConfigError as error:
+                log.error("a cron entry cannot fire", entry=entry.name, reason=str(error))
+                continue
+            if following_ms != due_ms:
+                await self._fire(entry, keys, packed, due_ms, following_ms, ticks)
+            wait = min(wait, max(0.001, (following_ms - now_ms) / 1000))
+        return wait
+
+    async def _fire(self, entry: CronEntry, keys: QueueKeys, packed: bytes, due_ms: int, following_ms: int, ticks: Sequence[int]) -> None:
+        jobs: list[NewJob] = []
+        for tick_ms in ticks:
+            options = Options(unique=f"cron:{entry.name}" if entry.unique else "", headers={"scheduled-for-ms": str(tick_ms)})
+            _, job = self._producer.pack(Call(entry.task, (), {}, options))
+            jobs.append(job)
+        fired, submitted = await self._ask(keys, broker.cron_fire(keys, entry.name, packed, due_ms, following_ms, jobs))
+        if fired:
+            log.info("cron tick", entry=entry.name, jobs=submitted)
+
+    async def _ask(self, keys: QueueKeys, request: Any) -> Any:
+        return await self._client.ask(keys, request, self._settings.call_timeout, "cron")
+
+
+async def repeat(tick: Any, what: str) -> None:
+    """Run a loop's ticks for ever; an error of the server is logged and the loop goes on."""
+    while True:
+        try:
+            wait = await tick()
+        except BananasError as error:
+            log.warning(f"{what} failed, trying on", reason=str(error))
+            wait = 1.0
+        await asyncio.sleep(wait)

@@ -1,0 +1,328 @@
+"""The supervisor: it starts the worker processes, beats for them, and cleans up after those that die.
+
+Why a process of its own, even for one child: a handler may block the event loop, or hold the GIL in C for seconds. This process runs no user
+code, so its beat does not depend on theirs. It renews what stands in the children's lease tables, and it stops for a child that is stopped (state T)
+or gone.
+
+    1. start the children; each greets with its queues and its lease table
+    2. every lease/4, one write: renew the leases, announce the workers, read whether the server is full
+    3. tell a child which leases it lost and which jobs somebody wants stopped
+    4. a child that died: take back its leases at once, a crash counted; start another
+    5. SIGTERM, SIGINT: the children drain; a second one cancels; SIGUSR1: claim no more
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+
+from bananas import broker
+from bananas.broker import Extension, Request
+from bananas.connection import ConnectionLost, SyncConnection
+from bananas.errors import BananasError
+from bananas.keys import QueueKeys, queues_key, workers_key
+from bananas.session import run_sync
+from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line
+from bananas.worker.table import HeldLease, LeaseTable
+
+START_TIMEOUT_S = 60.0
+KILL_AFTER_S = 5.0
+
+
+class _Child:
+    """One worker process as its supervisor sees it."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "bananas.worker.child", str(theirs.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.channel, self.lines = ours, Lines()
+        self.hello: Hello | None = None
+        self.table: LeaseTable | None = None
+        self.keys: list[QueueKeys] = []
+        self.bye = ""
+        self.send(Message(start=spec))
+
+    def send(self, message: Message) -> None:
+        with contextlib.suppress(OSError):
+            self.channel.sendall(line(message))
+
+    def receive(self) -> list[Message]:
+        """Messages that have come; the greeting brings the table along."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.channel, 65536, 1)
+        except OSError:
+            return []
+        messages = self.lines.feed(data)
+        for message in messages:
+            if message.hello is not None and fds:
+                self.hello = message.hello
+                self.table = LeaseTable(fds[0], message.hello.capacity)
+                self.keys = [_keys(message.hello.namespace, name) for name in message.hello.queues]
+                os.close(fds[0])
+            if message.bye:
+                self.bye = message.bye
+        return messages
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the process is stopped by a signal (state T): then nobody may renew its leases."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+        except OSError:
+            state = subprocess.run(["ps", "-o", "stat=", "-p", str(self.process.pid)], capture_output=True, text=True, check=False).stdout
+            return state.strip().startswith("T")
+
+    def held(self) -> dict[int, list[HeldLease]]:
+        """The leases in its table, by queue."""
+        found: dict[int, list[HeldLease]] = defaultdict(list)
+        if self.table is not None:
+            for lease in self.table.held():
+                if lease.queue < len(self.keys):
+                    found[lease.queue].append(lease)
+        return found
+
+    def close(self) -> None:
+        self.channel.close()
+        if self.table is not None:
+            self.table.close()
+
+
+def _keys(namespace: str, name: str) -> QueueKeys:
+    queue, _, shard = name.partition(".")
+    return QueueKeys(namespace, queue, int(shard) if shard else None)
+
+
+class Supervisor:
+    """Runs the processes of one `bananas worker`."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._children: list[_Child] = []
+        self._selector = selectors.DefaultSelector()
+        self._connection: SyncConnection | None = None
+        self._signals = 0
+        self._stop_by = 0.0
+        self._stopping = self._greeted = False
+        self._exit_code = 0
+        self._started_ms = int(time.time() * 1000)
+        self._restarts: list[float] = []
+
+    def run(self) -> int:
+        """Block until every child has ended for good. Returns the exit code."""
+        waker = self._catch_signals()
+        self._start_child()
+        next_beat = 0.0
+        while self._children:
+            now = time.monotonic()
+            for key, _ in self._selector.select(max(0.0, min(next_beat, now + 0.1) - now)):
+                if key.fileobj is waker:
+                    waker.recv(64)
+                elif isinstance(key.data, _Child):
+                    self._listen(key.data)
+            for child in [child for child in self._children if child.process.poll() is not None]:
+                self._ended(child)
+            if time.monotonic() >= next_beat and self._lease():
+                next_beat = time.monotonic() + self._lease() / 4
+                self._beat()
+            if self._stop_by and time.monotonic() > self._stop_by:
+                self._kill_the_stuck()
+        if self._connection is not None:
+            self._connection.close()
+        return self._exit_code
+
+    def _lease(self) -> float:
+        return next((child.hello.lease for child in self._children if child.hello is not None), 0.0)
+
+    # --- children ---
+
+    def _start_child(self) -> None:
+        child = _Child(self._spec)
+        self._children.append(child)
+        self._selector.register(child.channel, selectors.EVENT_READ, child)
+
+    def _listen(self, child: _Child) -> None:
+        for message in child.receive():
+            if message.hello is not None:
+                self._beat()
+                if not self._greeted and not self._stopping:
+                    self._greeted = True
+                    for _ in range(message.hello.processes - 1):
+                        self._start_child()
+                if self._stopping:
+                    child.send(Message(stop=True))
+
+    def _ended(self, child: _Child) -> None:
+        while child.receive():
+            pass
+        code = child.process.returncode
+        self._children.remove(child)
+        self._selector.unregister(child.channel)
+        self._take_back(child, crashed=code != 0)
+        child.close()
+        if child.hello is None and not self._stopping and code != 0:
+            self._exit_code = code if code > 0 else 1
+            self._stop()
+        elif not self._stopping and not (self._spec.burst and code == 0):
+            self._restart(child, code)
+        elif code not in (0, -signal.SIGKILL, -signal.SIGTERM):
+            self._exit_code = self._exit_code or 1
+
+    def _restart(self, child: _Child, code: int) -> None:
+        now = time.monotonic()
+        self._restarts = [at for at in self._restarts if at > now - 10] + [now]
+        if code:
+            _say(f"worker process {child.process.pid} died with exit code {code}; starting another")
+        if len(self._restarts) > 10:
+            time.sleep(1.0)
+        self._start_child()
+
+    def _take_back(self, child: _Child, *, crashed: bool) -> None:
+        """What a process that is gone still held: crashed, with a crash counted; else unused."""
+        requests: list[Request[Any]] = []
+        hello = child.hello
+        if hello is None:
+            return
+        for queue, leases in child.held().items():
+            keys, members = child.keys[queue], [lease.member for lease in leases]
+            if crashed:
+                requests.append(broker.reclaim(keys, round(hello.lease * 1000), members))
+            else:
+                requests.append(broker.release(keys, hello.boot + "s", 1, [(lease.member, lease.score) for lease in leases]))
+        requests.append(broker.plain(int, "HDEL", workers_key(hello.namespace), hello.boot))
+        with contextlib.suppress(BananasError, ConnectionLost):
+            self._ask(requests, hello)
+
+    # --- the beat ---
+
+    def _beat(self) -> None:
+        alive = [child for child in self._children if child.hello is not None and child.process.poll() is None and not child.stopped]
+        if not alive or alive[0].hello is None:
+            return
+        requests: list[Request[Any]] = [broker.plain(_memory, "INFO", "memory")]
+        extended: list[tuple[_Child, list[HeldLease]]] = []
+        for child in alive:
+            hello = child.hello
+            assert hello is not None
+            held = child.held()
+            for queue, leases in held.items():
+                for start in range(0, len(leases), 1_000):
+                    part = leases[start : start + 1_000]
+                    requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
+                    extended.append((child, part))
+            requests.append(self._announcement(child, hello, held))
+        began = time.monotonic()
+        try:
+            replies = self._ask(requests, alive[0].hello)
+        except (BananasError, ConnectionLost):
+            return
+        full = isinstance(replies[0], bool) and replies[0]
+        extensions = [reply for reply in replies[1:] if isinstance(reply, Extension)]
+        if len(extensions) == len(extended):
+            for (child, leases), extension in zip(extended, extensions, strict=True):
+                self._report(child, leases, extension)
+            for child in alive:
+                if child.table is not None:
+                    child.table.note_beat(began, full=full)
+
+    def _report(self, child: _Child, leases: list[HeldLease], extension: Extension) -> None:
+        lost = [lease.member.decode() for lease, held in zip(leases, extension.held, strict=True) if not held]
+        cancelled = [lease.member.decode() for lease, wanted in zip(leases, extension.cancelled, strict=True) if wanted]
+        if lost or cancelled:
+            child.send(Message(lost=lost, cancelled=cancelled))
+
+    def _announcement(self, child: _Child, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[int]:
+        running = [child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases]
+        overdue = [child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases if lease.overdue]
+        record = {
+            "host": socket.gethostname(),
+            "pid": hello.pid,
+            "supervisor": os.getpid(),
+            "queues": hello.queues,
+            "tasks": hello.tasks,
+            "slots": hello.slots,
+            "running": running[:1_000],
+            "overdue": overdue[:1_000],
+            "started_ms": self._started_ms,
+        }
+        ttl_ms = round(hello.lease * 1500)
+        namespace = hello.namespace
+        packed = msgspec.msgpack.encode(record)
+        return broker.announce(workers_key(namespace), queues_key(namespace), hello.boot, ttl_ms, packed, hello.queues)
+
+    def _ask(self, requests: list[Request[Any]], hello: Hello) -> list[Any]:
+        timeout = max(0.3, min(2.0, hello.lease / 3))
+        if self._connection is None or self._connection.closed:
+            self._connection = SyncConnection(hello.address, f"bananas:supervisor:{os.getpid()}", timeout)
+        return run_sync(self._connection, requests, timeout)
+
+    # --- signals ---
+
+    def _catch_signals(self) -> socket.socket:
+        waker, trigger = socket.socketpair()
+        waker.setblocking(False)
+        trigger.setblocking(False)
+        signal.set_wakeup_fd(trigger.fileno(), warn_on_full_buffer=False)
+        self._trigger = trigger
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._on_stop_signal())
+        signal.signal(signal.SIGUSR1, lambda *_: self._tell(Message(quiet=True)))
+        self._selector.register(waker, selectors.EVENT_READ)
+        return waker
+
+    def _tell(self, message: Message) -> None:
+        for child in self._children:
+            child.send(message)
+
+    def _on_stop_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._stop()
+        else:
+            _say("second signal: running jobs are cancelled and go back to their queues")
+            self._tell(Message(cancel=True))
+
+    def _stop(self) -> None:
+        self._stopping = True
+        timeout = next((child.hello.shutdown_timeout for child in self._children if child.hello is not None), 0.0)
+        self._stop_by = time.monotonic() + timeout + KILL_AFTER_S
+        for child in self._children:
+            if child.hello is None:
+                child.process.terminate()
+        self._tell(Message(stop=True))
+
+    def _kill_the_stuck(self) -> None:
+        """A child that did not leave: its jobs go back unused, then it is killed."""
+        self._stop_by = 0.0
+        for child in self._children:
+            _say(f"worker process {child.process.pid} did not stop: its jobs go back to their queues")
+            self._take_back(child, crashed=False)
+            child.process.kill()
+
+
+def _memory(reply: bytes) -> bool:
+    info = dict(text.split(":", 1) for text in reply.decode().splitlines() if ":" in text)
+    limit = int(info.get("maxmemory", 0))
+    return bool(limit) and int(info.get("used_memory", 0)) >= limit
+
+
+def _say(text: str) -> None:
+    print(f"bananas worker: {text}", file=sys.stderr, flush=True)
+
+
+def run(spec: WorkerSpec) -> int:
+    """Run workers until they are told to stop. Returns the exit code."""
+    return Supervisor(spec).run()
+
+
+__all__ = ["WorkerSpec", "run"]
