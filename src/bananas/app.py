@@ -120,7 +120,9 @@ class Bananas:
         import inspect
 
         if not inspect.isasyncgenfunction(resources):
-            raise ConfigError(f"@app.lifespan: {describe(resources)} must be an async generator function: async def resources(): yield {{...}}")
+            raise ConfigError(
+                f"@app.lifespan: {describe(resources)} must be an async generator function: async def resources(): yield {{...}}"
+            )
         self.registry.lifespan = resources
         return resources
 

@@ -5,7 +5,7 @@ write (`session.py`). Every one is safe to resend: submits and settles by boot a
 The scripts' headers (lua/*.lua) say what each reads, writes and costs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from bananas.errors import ScriptFailed
@@ -95,6 +95,22 @@ def enqueue(keys: QueueKeys, boot: str, number: int, jobs: Sequence[NewJob]) -> 
 def _read_ids(reply: bytes) -> list[str] | None:
     text = reply.decode()
     return [text[i : i + 43] for i in range(0, len(text), 43)] or None
+
+
+def batches(jobs: Iterable[tuple[QueueKeys, NewJob]]) -> Iterable[tuple[QueueKeys, list[NewJob]]]:
+    """Gather jobs into batches for one queue each, as large as a batch may be, in order within a queue."""
+    waiting: dict[QueueKeys, list[NewJob]] = {}
+    sizes: dict[QueueKeys, int] = {}
+    for keys, job in jobs:
+        batch = waiting.setdefault(keys, [])
+        size = sizes.get(keys, 0) + len(job.body)
+        if batch and (len(batch) >= SUBMIT_BATCH or size > SUBMIT_BYTES):
+            yield keys, batch
+            batch = waiting[keys] = []
+            size = len(job.body)
+        sizes[keys] = size
+        batch.append(job)
+    yield from ((keys, batch) for keys, batch in waiting.items() if batch)
 
 
 # --- claim ------------------------------------------------------------------------------------------------------------
@@ -318,9 +334,7 @@ def cron_register(keys: QueueKeys, entries: Sequence[tuple[str, bytes, int]]) ->
     return Request(_same, script("cron_register"), (*keys.fixed, keys.cron), args)
 
 
-def cron_fire(
-    keys: QueueKeys, name: str, schedule: bytes, tick_ms: int, next_ms: int, jobs: Sequence[NewJob]
-) -> Request[tuple[bool, int]]:
+def cron_fire(keys: QueueKeys, name: str, schedule: bytes, tick_ms: int, next_ms: int, jobs: Sequence[NewJob]) -> Request[tuple[bool, int]]:
     """Fire a tick and submit its jobs, once. Returns (whether this call fired it, jobs submitted)."""
     args: list[Any] = [name, schedule, tick_ms, next_ms]
     for job in jobs:

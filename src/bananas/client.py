@@ -1,13 +1,13 @@
 """How an app reaches its server: per event loop one coalescing lane, for threads a pool of lanes, bulk over several.
 
-A LANE is one connection, one boot id (random, new after a fork) and one submit batch in flight per queue. The batch carries the lane's number
-for that queue, so a resend after a lost reply gets the first reply, even when the jobs have run and gone (lua/enqueue.lua).
+A LANE is one connection, one boot id (random, new after a fork) and one submit batch in flight per queue. The batch carries the lane's
+number for that queue, so a resend after a lost reply gets the first reply, even when the jobs have run and gone (lua/enqueue.lua).
 
-COALESCING has no timer: a submit on an idle lane goes out with whatever else the loop is about to submit in this iteration; while it is under
-way the next batch gathers. 100 coroutines become a few round trips by themselves, a lone submit waits for nobody.
+COALESCING has no timer: a submit on an idle lane goes out with whatever else the loop is about to submit in this iteration; while it is
+under way the next batch gathers. 100 coroutines become a few round trips by themselves, a lone submit waits for nobody.
 
-FAILURE: a call has a budget of seconds. Within it the lane reconnects and resends; after it the caller gets BrokerUnavailable, which says whether
-the call may have taken effect. Nothing is ever dropped silently.
+FAILURE: a call has a budget of seconds. Within it the lane reconnects and resends; after it the caller gets BrokerUnavailable, which says
+whether the call may have taken effect. Nothing is ever dropped silently.
 """
 
 import asyncio
@@ -15,18 +15,19 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from bananas import broker
 from bananas.broker import NewJob, Request
 from bananas.connection import Address, Connection, ConnectionLost, Reply, ReplyError, SyncConnection
-from bananas.errors import BrokerError, BrokerUnavailable
+from bananas.errors import BrokerUnavailable
 from bananas.keys import QueueKeys
-from bananas.session import Passing, backoff, check_layout, first_use, open_checked, open_checked_sync, pause_before, run, run_sync
+from bananas.session import Passing, answer, backoff, check_layout, first_use, open_checked, open_checked_sync, pause_before, run, run_sync
 
 T = TypeVar("T")
+_Entry = tuple[NewJob, asyncio.Future[str], float]  # a job, the future of the id that stands for it, its budget in seconds
 
 
 def new_boot() -> str:
@@ -71,8 +72,10 @@ class Lane:
                 self._connection = await open_checked(self.address, self._name, budget)
             return self._connection
 
-    async def ask(self, keys: QueueKeys | None, requests: Sequence[Request[Any]], budget: float, what: str) -> list[Any]:
-        """Run requests, reconnecting and resending within `budget` seconds.
+    async def ask(
+        self, keys: QueueKeys | None, requests: Sequence[Request[Any]], budget: float, what: str, sent_at: float | None = None
+    ) -> list[Any]:
+        """Run requests, reconnecting and resending within `budget` seconds (from `sent_at` on where they were sent once already).
 
         Returns:
             per request its reply or the BrokerError that it came to.
@@ -81,17 +84,15 @@ class Lane:
             BrokerUnavailable: the budget is used up; the message says whether anything was sent.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + budget
-        tries, sent = 0, False
+        deadline = (loop.time() if sent_at is None else sent_at) + budget
+        tries, sent = 0, sent_at is not None
         while True:
             try:
                 connection = await self.connection(max(0.05, deadline - loop.time()))
                 if keys is not None and keys not in self._known:
                     *_, layout = await run(connection, first_use(keys), max(0.05, deadline - loop.time()))
-                    if isinstance(layout, BrokerError):
-                        raise layout
-                    check_layout(keys, layout)
-                    self._known.add(keys)
+                    if check_layout(keys, answer(layout)):
+                        self._known.add(keys)
                 sent = True
                 replies = await run(connection, requests, max(0.05, deadline - loop.time()))
                 passing = next((reply for reply in replies if isinstance(reply, Passing)), None)
@@ -105,15 +106,15 @@ class Lane:
             await pause_before(tries, deadline)
             tries += 1
 
-    async def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float, number: int | None = None) -> list[str] | None:
+    async def deliver(
+        self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float, number: int | None = None, sent_at: float | None = None
+    ) -> list[str] | None:
         """Submit one batch; see `broker.enqueue`. One at a time per queue. Raises QueueFull, BrokerUnavailable."""
         lock = self._queue_locks.setdefault(keys, asyncio.Lock())
         async with lock:
             request = broker.enqueue(keys, self.boot, number or self.next_number(keys), jobs)
-            (reply,) = await self.ask(keys, [request], budget, f"submitting {len(jobs)} job(s) to queue {keys.name!r}")
-        if isinstance(reply, BrokerError):
-            raise reply
-        return reply  # type: ignore[no-any-return]
+            (reply,) = await self.ask(keys, [request], budget, f"submitting {len(jobs)} job(s) to queue {keys.name!r}", sent_at)
+        return answer(reply)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection; the lane opens a new one when it is used again."""
@@ -126,7 +127,7 @@ class _Coalescer:
 
     def __init__(self, lane: Lane, keys: QueueKeys) -> None:
         self._lane, self._keys = lane, keys
-        self._waiting: list[tuple[NewJob, asyncio.Future[str], float]] = []
+        self._waiting: list[_Entry] = []
         self._busy = False
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,39 +141,46 @@ class _Coalescer:
             self._loop.call_soon(self._start)
         return future
 
+    def _next_batch(self) -> list[_Entry]:
+        """As many as fit and have the budget of the first, so that no call fails by its neighbour's; none whose caller has gone."""
+        batch: list[_Entry] = []
+        while self._waiting and not batch:
+            size, count = 0, 0
+            for job, _, budget in self._waiting[: broker.SUBMIT_BATCH]:
+                size += len(job.body)
+                if count and (size > broker.SUBMIT_BYTES or budget != self._waiting[0][2]):
+                    break
+                count += 1
+            batch = [entry for entry in self._waiting[:count] if not entry[1].done()]
+            self._waiting = self._waiting[count:]
+        return batch
+
     def _start(self) -> None:
-        size, count = 0, 0
-        for job, _, _ in self._waiting[: broker.SUBMIT_BATCH]:
-            size += len(job.body)
-            if size > broker.SUBMIT_BYTES and count:
-                break
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        batch = self._next_batch()
         if not batch:
             self._busy = False
             return
-        number = self._lane.next_number(self._keys)
-        budget = min(entry[2] for entry in batch)
+        number, began = self._lane.next_number(self._keys), self._loop.time()
         connection = self._lane.ready(self._keys)
         if connection is None:
-            self._insist(batch, number, budget)
+            self._insist(batch, number)
             return
         request = broker.enqueue(self._keys, self._lane.boot, number, [entry[0] for entry in batch])
 
         def done(outcome: list[Reply] | ConnectionLost) -> None:
             if isinstance(outcome, ConnectionLost) or isinstance(outcome[0], ReplyError):
-                self._insist(batch, number, budget)
+                self._insist(batch, number, began)
             else:
                 self._finish(batch, request.parse(outcome[0]))
 
-        connection.send([request.command()], budget, done)
+        connection.send([request.command()], batch[0][2], done)
 
-    def _insist(self, batch: list[tuple[NewJob, asyncio.Future[str], float]], number: int, budget: float) -> None:
+    def _insist(self, batch: list[_Entry], number: int, sent_at: float | None = None) -> None:
         """The slow path: connect, load the script, resend under the same number, or fail."""
 
         async def deliver() -> None:
             try:
-                ids = await self._lane.deliver(self._keys, [entry[0] for entry in batch], budget, number)
+                ids = await self._lane.deliver(self._keys, [entry[0] for entry in batch], batch[0][2], number, sent_at)
             except BaseException as error:
                 for _, future, _ in batch:
                     if not future.done():
@@ -185,7 +193,7 @@ class _Coalescer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _finish(self, batch: list[tuple[NewJob, asyncio.Future[str], float]], ids: list[str] | None) -> None:
+    def _finish(self, batch: list[_Entry], ids: list[str] | None) -> None:
         for index, (job, future, _) in enumerate(batch):
             if not future.done():
                 future.set_result(job.job_id if ids is None else ids[index])
@@ -219,9 +227,7 @@ class LoopClient:
     async def ask(self, keys: QueueKeys, request: Request[Any], budget: float, what: str) -> Any:
         """One request, with the lane's patience. Raises the BrokerError that it comes to."""
         (reply,) = await self.lane.ask(keys, [request], budget, what)
-        if isinstance(reply, BrokerError):
-            raise reply
-        return reply
+        return answer(reply)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -252,10 +258,8 @@ class SyncLane:
                     self._connection = open_checked_sync(self.address, self._name, left)
                 if keys is not None and keys not in self._known:
                     *_, layout = run_sync(self._connection, first_use(keys), left)
-                    if isinstance(layout, BrokerError):
-                        raise layout
-                    check_layout(keys, layout)
-                    self._known.add(keys)
+                    if check_layout(keys, answer(layout)):
+                        self._known.add(keys)
                 sent = True
                 replies = run_sync(self._connection, requests, left)
                 passing = next((reply for reply in replies if isinstance(reply, Passing)), None)
@@ -274,9 +278,7 @@ class SyncLane:
         number = self._numbers[keys] = self._numbers.get(keys, 0) + 1
         request = broker.enqueue(keys, self.boot, number, jobs)
         (reply,) = self.ask(keys, [request], budget, f"submitting {len(jobs)} job(s) to queue {keys.name!r}")
-        if isinstance(reply, BrokerError):
-            raise reply
-        return reply  # type: ignore[no-any-return]
+        return answer(reply)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection."""
@@ -298,7 +300,10 @@ class SyncPool:
         if not self._permits.acquire(timeout=budget):
             raise BrokerUnavailable(f"all connections of this process were busy for {budget:g} s. Nothing was sent. Raise REDIS_POOL_SIZE.")
         try:
-            lane = self._idle.pop() if self._idle else SyncLane(self.address, self._name)
+            try:
+                lane = self._idle.pop()  # not "if any, pop": another thread may take the last one in between
+            except IndexError:
+                lane = SyncLane(self.address, self._name)
             try:
                 return work(lane)
             finally:
@@ -321,7 +326,7 @@ class Client:
         budget: seconds that a call may take, reconnects included.
     """
 
-    _all: "weakref.WeakSet[Client]" = weakref.WeakSet()
+    _all: "ClassVar[weakref.WeakSet[Client]]" = weakref.WeakSet()
 
     def __init__(self, locate: Callable[[], Address], name: str, pool_size: int, budget: float) -> None:
         self._locate, self.name, self._pool_size, self.budget = locate, name, pool_size, budget
@@ -383,19 +388,3 @@ class Client:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Client.forget_after_fork)
-
-
-def batches(jobs: Iterable[tuple[QueueKeys, NewJob]]) -> Iterable[tuple[QueueKeys, list[NewJob]]]:
-    """Gather jobs into batches for one queue each, as large as a batch may be, in order within a queue."""
-    waiting: dict[QueueKeys, list[NewJob]] = {}
-    sizes: dict[QueueKeys, int] = {}
-    for keys, job in jobs:
-        batch = waiting.setdefault(keys, [])
-        size = sizes.get(keys, 0) + len(job.body)
-        if batch and (len(batch) >= broker.SUBMIT_BATCH or size > broker.SUBMIT_BYTES):
-            yield keys, batch
-            batch = waiting[keys] = []
-            size = len(job.body)
-        sizes[keys] = size
-        batch.append(job)
-    yield from ((keys, batch) for keys, batch in waiting.items() if batch)

@@ -92,7 +92,9 @@ def pack_envelope(envelope: Envelope[Any], limit_bytes: int) -> bytes:
     except NotSerializable:
         raise
     except Exception as error:
-        raise NotSerializable(f"the arguments of task {envelope.task!r} cannot be packed as msgpack ({error}): nothing was stored") from error
+        raise NotSerializable(
+            f"the arguments of task {envelope.task!r} cannot be packed as msgpack ({error}): nothing was stored"
+        ) from error
     if len(body) > limit_bytes:
         raise PayloadTooLarge(len(body), limit_bytes)
     return body

@@ -161,6 +161,7 @@ class Connection(asyncio.BufferedProtocol):
             AuthenticationFailed: the server refuses the login.
         """
         loop = asyncio.get_running_loop()
+        self: Connection | None = None
         try:
             async with asyncio.timeout(timeout):
                 if address.path:
@@ -169,14 +170,14 @@ class Connection(asyncio.BufferedProtocol):
                     context = address.tls_context()
                     _, self = await loop.create_connection(lambda: cls(on_message), address.host, address.port, ssl=context)
                 replies = await self.execute(address.handshake(name), timeout)
-        except (OSError, TimeoutError, ConnectionLost) as error:
+            _check_handshake(address, replies)
+        except BaseException as error:
+            if self is not None:
+                self.close()
+            if not isinstance(error, (OSError, ConnectionLost)):  # a TimeoutError is an OSError
+                raise
             reason = str(error) or type(error).__name__
             raise BrokerUnavailable(f"no Redis or Valkey server answers at {address}: {reason}") from error
-        try:
-            _check_handshake(address, replies)
-        except Exception:
-            self.close()
-            raise
         return self
 
     @property
@@ -185,14 +186,18 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is None or self._transport.is_closing()
 
     def send(self, commands: Sequence[Command], timeout: float, done: Done) -> None:
-        """Write a batch; `done` is called once, with the replies in order or with ConnectionLost (after `timeout` seconds at the latest)."""
+        """Write a batch; `done` is called once, with the replies in order, or with ConnectionLost after `timeout` seconds at the latest."""
         if self._transport is None or self._transport.is_closing():
             done(ConnectionLost("the connection is closed"))
             return
-        self._batches.append(_Batch(len(commands), self._loop.time() + timeout, done))
+        if not commands:
+            done([])
+            return
+        deadline = self._loop.time() + timeout
+        self._batches.append(_Batch(len(commands), deadline, done))
         self._transport.write(b"".join([_pack(command) for command in commands]))
-        if self._watching is None:
-            self._watching = self._loop.call_later(timeout, self._watch)
+        if self._watching is None or deadline < self._watching.when():
+            self._watch_until(deadline)
 
     async def execute(self, commands: Sequence[Command], timeout: float) -> list[Reply]:
         """Write a batch and wait for its replies.
@@ -223,15 +228,20 @@ class Connection(asyncio.BufferedProtocol):
         self._fail("the connection was closed")
 
     def _watch(self) -> None:
-        """One timer for all batches: it looks at the oldest and comes back when that one is due."""
+        """One timer for all batches: it comes back when the first of them is due."""
         self._watching = None
         if not self._batches:
             return
-        left = self._batches[0].deadline - self._loop.time()
-        if left <= 0:
+        first = min(batch.deadline for batch in self._batches)
+        if first <= self._loop.time():
             self._fail("the server did not answer in time")
         else:
-            self._watching = self._loop.call_later(left, self._watch)
+            self._watch_until(first)
+
+    def _watch_until(self, deadline: float) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        self._watching = self._loop.call_at(deadline, self._watch)
 
     def _fail(self, reason: str) -> None:
         if self._transport is not None:

@@ -39,7 +39,7 @@ class Job(Generic[R]):
         created: False when a job with the same unique key was alive and this handle stands for that one.
     """
 
-    __slots__ = ("_client", "_job_id", "_keys", "_kept", "_kind", "_outcome", "created")
+    __slots__ = ("_client", "_job_id", "_kept", "_keys", "_kind", "_outcome", "created")
 
     def __init__(self, client: Client, keys: QueueKeys, job_id: str, *, kind: Any = Any, kept: bool = True, created: bool = True) -> None:
         self._client, self._keys, self._job_id = client, keys, job_id
@@ -97,7 +97,9 @@ class Job(Generic[R]):
 
     async def cancel(self) -> bool:
         """End it: at once while it waits, within a heartbeat while it runs. Returns False when it has ended already or is dead."""
-        result = KeptResult(CANCEL_RESULT_TTL_MS, pack_result(Result("cancelled", error_message="it was cancelled before it ran", attempts=0)))
+        result = KeptResult(
+            CANCEL_RESULT_TTL_MS, pack_result(Result("cancelled", error_message="it was cancelled before it ran", attempts=0))
+        )
         request = broker.cancel(self._keys, [self._job_id], result, running=True)
         code = await self._client.ask(self._keys, request, f"cancelling job {self.id}")
         return code in ("e", "m")

@@ -72,5 +72,3 @@ def _ended(common: dict[str, Any], packed: bytes) -> JobInfo:
         "worker": result.worker or None,
     }
     return JobInfo(state=result.state, **common)
-
-

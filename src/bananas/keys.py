@@ -66,7 +66,22 @@ class QueueKeys:
         shard: None for a queue with one shard.
     """
 
-    __slots__ = ("base", "cron", "dead", "fixed", "jobs", "leases", "meta", "namespace", "queue", "ready", "scheduled", "shard", "tries", "wake")
+    __slots__ = (
+        "base",
+        "cron",
+        "dead",
+        "fixed",
+        "jobs",
+        "leases",
+        "meta",
+        "namespace",
+        "queue",
+        "ready",
+        "scheduled",
+        "shard",
+        "tries",
+        "wake",
+    )
 
     def __init__(self, namespace: str, queue: str, shard: int | None = None) -> None:
         self.namespace, self.queue, self.shard = namespace, queue, shard

@@ -55,7 +55,9 @@ class Chain:
         instance = middleware() if isinstance(middleware, type) else middleware
         submit, run = getattr(instance, "submit", None), getattr(instance, "run", None)
         if submit is None and run is None:
-            raise ConfigError(f"{middleware!r} is no middleware: it needs a generator method submit(draft), a coroutine method run(job, proceed), or both")
+            raise ConfigError(
+                f"{middleware!r} is no middleware: it needs a generator method submit(draft), a coroutine method run(job, proceed), or both"
+            )
         if submit is not None:
             self._submit.append(submit)
         if run is not None:

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from bananas.broker import NewJob
-from bananas.client import Client, Lane, SyncLane, batches
+from bananas.broker import NewJob, batches
+from bananas.client import Client, Lane, SyncLane
 from bananas.codec import pack_envelope
 from bananas.config import PRIORITIES, Settings, check_task_name
 from bananas.errors import BananasError, ConfigError, SubmitError, SubmitManyError, describe
@@ -218,7 +218,9 @@ class _Many(Generic[R]):
         producer = self._producer
         for call in self._calls:
             if not isinstance(call, Call):
-                raise ConfigError(f"submit_many takes calls, as task.bind(...) makes them, not {describe(call)}; items before it may be submitted")
+                raise ConfigError(
+                    f"submit_many takes calls, as task.bind(...) makes them, not {describe(call)}; items before it may be submitted"
+                )
             try:
                 if producer.chain.wraps_submit:
                     draft = producer.draft(call)

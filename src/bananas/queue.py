@@ -105,7 +105,9 @@ class DeadLetters:
             self._keys, broker.plain(_ids, "ZREVRANGE", self._keys.dead, offset, offset + limit - 1), f"listing {self._what}"
         )
         requests = [broker.info(self._keys, job_id) for job_id in ids]
-        replies: list[Any] = await self._client.here().lane.ask(self._keys, requests, self._client.budget, f"listing {self._what}") if ids else []
+        replies: list[Any] = (
+            await self._client.here().lane.ask(self._keys, requests, self._client.budget, f"listing {self._what}") if ids else []
+        )
         for reply in replies:
             if isinstance(reply, BananasError):
                 raise reply

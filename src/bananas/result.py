@@ -225,8 +225,12 @@ def value_of(public_id: str, outcome: Outcome, kind: Any, kept: bool) -> Any:
     """
     if isinstance(outcome, Gone):
         if not kept:
-            raise ResultsDisabled(f"job {public_id} ended, but its result is not kept (result_ttl=0): submit it with a result_ttl to read it")
-        raise JobNotFound(f"there is no job {public_id} and no result of it: it ended without keeping one, or longer ago than its result_ttl")
+            raise ResultsDisabled(
+                f"job {public_id} ended, but its result is not kept (result_ttl=0): submit it with a result_ttl to read it"
+            )
+        raise JobNotFound(
+            f"there is no job {public_id} and no result of it: it ended without keeping one, or longer ago than its result_ttl"
+        )
     result: Result = codec.unpack_result(outcome)
     if result.state != "success":
         raise TaskError(public_id, result.state, result.error_type, result.error_message, result.traceback, result.attempts)

@@ -10,7 +10,7 @@ from typing import Any
 from bananas import broker
 from bananas.broker import Request
 from bananas.connection import Address, Command, Connection, ConnectionLost, Reply, ReplyError, SyncConnection
-from bananas.errors import AuthenticationFailed, BananasError, BrokerError, BrokerUnavailable, QueueFull, ServerUnsuitable
+from bananas.errors import AuthenticationFailed, BrokerError, BrokerUnavailable, QueueFull, ServerUnsuitable
 from bananas.keys import LAYOUT, QueueKeys, queues_key
 from bananas.scripts import Script
 
@@ -82,6 +82,13 @@ def run_sync(connection: SyncConnection, requests: Sequence[Request[Any]], timeo
             return list(end.value)
 
 
+def answer(reply: Any) -> Any:
+    """One of the replies of `run`; raises the BrokerError that its request came to."""
+    if isinstance(reply, BrokerError):
+        raise reply
+    return reply
+
+
 # --- is this a server for jobs? ---------------------------------------------------------------------------------------
 
 
@@ -90,17 +97,28 @@ def first_use(keys: QueueKeys) -> list[Request[Any]]:
     return [
         broker.plain(int, "SADD", queues_key(keys.namespace), keys.name),
         broker.plain(int, "HSETNX", keys.meta, "layout", LAYOUT),
-        broker.plain(int, "HGET", keys.meta, "layout"),
+        broker.plain(_read_layout, "HGET", keys.meta, "layout"),
     ]
 
 
-def check_layout(keys: QueueKeys, layout: int) -> None:
-    """Raises ServerUnsuitable when another version of this library owns the queue."""
+def _read_layout(reply: bytes | None) -> int | None:
+    return None if reply is None else int(reply)
+
+
+def check_layout(keys: QueueKeys, layout: int | None) -> bool:
+    """Whether the queue is known from now on: False where a full server refused to note its layout.
+
+    Raises:
+        ServerUnsuitable: another version of this library owns the queue.
+    """
+    if layout is None:
+        return False
     if layout != LAYOUT:
         raise ServerUnsuitable(
-            f"queue {keys.name!r} in namespace {keys.namespace!r} was made with layout {layout}, this version reads layout {LAYOUT}: nothing was "
-            "done. Use the version of bananas-queue that made it, or another namespace."
+            f"queue {keys.name!r} in namespace {keys.namespace!r} was made with layout {layout}, this version reads layout {LAYOUT}: "
+            "nothing was done. Use the version of bananas-queue that made it, or another namespace."
         )
+    return True
 
 
 def server_info() -> Request[dict[str, str]]:
@@ -132,12 +150,10 @@ async def open_checked(address: Address, name: str, timeout: float) -> Connectio
     connection = await Connection.open(address, name, timeout)
     try:
         (info,) = await run(connection, [server_info()], timeout)
-        if isinstance(info, BananasError):
-            raise info
-        check_server(info)
+        check_server(answer(info))
     except ConnectionLost as error:
         raise BrokerUnavailable(f"{address} went away while it was asked for its version: {error}") from error
-    except BananasError:
+    except BaseException:
         connection.close()
         raise
     return connection
@@ -148,12 +164,10 @@ def open_checked_sync(address: Address, name: str, timeout: float) -> SyncConnec
     connection = SyncConnection(address, name, timeout)
     try:
         (info,) = run_sync(connection, [server_info()], timeout)
-        if isinstance(info, BananasError):
-            raise info
-        check_server(info)
+        check_server(answer(info))
     except ConnectionLost as error:
         raise BrokerUnavailable(f"{address} went away while it was asked for its version: {error}") from error
-    except BananasError:
+    except BaseException:
         connection.close()
         raise
     return connection

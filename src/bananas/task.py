@@ -1,8 +1,8 @@
 """Tasks: a handler with its options, typed so that `submit` is checked against the handler's signature.
 
-    Task      what the decorator makes: call it to run it, submit it to queue it
-    Options   what a submit may say, all optional: `task.options(delay=60).submit(...)`
-    Call      a task with its arguments, not submitted yet: `task.bind(...)`
+Task      what the decorator makes: call it to run it, submit it to queue it
+Options   what a submit may say, all optional: `task.options(delay=60).submit(...)`
+Call      a task with its arguments, not submitted yet: `task.bind(...)`
 """
 
 import inspect
@@ -174,7 +174,9 @@ class Task(Generic[P, R]):
 
     def _isolation(self, given: Any) -> Isolation:
         if given not in ("none", "process"):
-            raise ConfigError(f"isolation={describe(given)}: must be 'none' (the worker's loop or its threads) or 'process' (a process that can be killed)")
+            raise ConfigError(
+                f"isolation={describe(given)}: must be 'none' (the worker's loop or its threads) or 'process' (a process that can be killed)"
+            )
         return given  # type: ignore[no-any-return]
 
     @cached_property

@@ -43,6 +43,7 @@ DEFAULTS = {
     "maxmemory-policy": "noeviction",
     "daemonize": "no",
 }
+# Survives the end of every process but a SIGKILL of the server while the disk is slow: then it may have answered up to 2 s before it wrote.
 DURABLE = {"appendonly": "yes", "appendfsync": "everysec"}
 
 # $1 signal, $2 folder to remove or nothing. First line: the server's pid. Second line: the server has ended. End of file: we have.
@@ -261,7 +262,6 @@ class Watcher:
         """One round, a second at most; False when it is time to leave."""
         self._hear(0.01 if not self._is_up else 1.0 if self._users else 0.1)
         if self._is_lost():
-            self._server.kill()  # at once: a SHUTDOWN would remove the socket of a successor; what was written is in the kernel
             return False
         if not self._server.is_alive:
             return self._recover()
@@ -341,7 +341,12 @@ class Watcher:
         self._tell_waiting({"error": reason})
 
     def _is_lost(self) -> bool:
-        return identity(self._lock_path) != identity(self._lock_fd) or identity(self._path) != self._socket_identity
+        """Whether the directory or our socket was removed or moved: nobody finds us any more."""
+        lock_lost = identity(self._lock_path) != identity(self._lock_fd)
+        socket_lost = identity(self._path) != self._socket_identity
+        if lock_lost and socket_lost:
+            self._server.kill()  # a successor may have its socket where ours was: a SHUTDOWN would remove it
+        return lock_lost or socket_lost
 
     def _is_wanted(self) -> bool:
         now = time.monotonic()

@@ -171,7 +171,7 @@ def test_a_client_that_never_joined_keeps_the_server(project: Path) -> None:
         client.sendall(b"PING\r\n")
         assert client.recv(16) == b"+PONG\r\n"
         server.close()
-        assert not wait_true(lambda: both_gone(server), 1.5)
+        assert not wait_true(lambda: both_gone(server), 1.2)
     wait_until(lambda: both_gone(server))
 
 
@@ -190,7 +190,7 @@ def test_a_join_while_the_server_stops_gets_a_live_one(project: Path) -> None:
 
 def test_threads_that_join_and_leave_all_the_time_always_have_a_live_server(project: Path) -> None:
     errors: list[BaseException] = []
-    until = time.monotonic() + 3.0
+    until = time.monotonic() + 2.0
 
     def come_and_go(pause: float) -> None:
         try:
@@ -216,6 +216,7 @@ def test_threads_that_join_and_leave_all_the_time_always_have_a_live_server(proj
 def test_a_killed_server_is_restarted_with_its_data_under_the_same_url(project: Path) -> None:
     server = join(project)
     assert ask(server.url, "SET", "fruit", "banana") == "+OK"
+    wait_until(lambda: "aof_pending_bio_fsync:0" in ask(server.url, "INFO", "persistence"))
     os.kill(server.pid, signal.SIGKILL)
     wait_until(lambda: is_gone(server.pid) and answers(server.url))
     assert ask(server.url, "GET", "fruit") == "banana"

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Hand leased jobs back unused: into ready at the score that they were claimed with, no attempt counted.
+-- Hand leased jobs back unused: into ready at their old place (a priority that was changed meanwhile holds), no attempt counted.
 -- KEYS 12 seen:<boot>.release
 -- ARGV 2 turn, 3 count, then per job: member id:boot:fence, score at claim
 -- Returns a string, per job '1' (ready) or '0' (the lease is lost: nothing was changed for it); error STALE.
@@ -13,7 +13,8 @@ for i = 1, count do
   local held = call('ZSCORE', LEASES, member)
   reply[i] = held and '1' or '0'
   if held then
-    scored[#scored + 1], scored[#scored + 2] = ARGV[3 + 2 * i], string.sub(member, 1, 43)
+    local id = string.sub(member, 1, 43)
+    scored[#scored + 1], scored[#scored + 2] = score_at(id, ARGV[3 + 2 * i] % STEP), id
     members[#members + 1] = member
   end
 end

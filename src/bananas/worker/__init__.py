@@ -1,10 +1,10 @@
 """The worker: one supervisor process that beats for its children, and children that fetch, run and settle jobs.
 
-    supervisor   starts the children, beats for them, takes back what a dead one held
-    child        one worker process: loads the app, opens its resources, runs the loops below
-      fetcher    turns: settle what has ended, claim for the free slots; waits for the marker when idle
-      runner     one job as a pipeline of values: decode, call, decide
-      settler    outcomes on their way to the next turn
-      maintenance  reclaim, cron, trims
-    table        the leases that a child holds, in memory that both processes see
+supervisor   starts the children, beats for them, takes back what a dead one held
+child        one worker process: loads the app, opens its resources, runs the loops below
+  fetcher    turns: settle what has ended, claim for the free slots; waits for the marker when idle
+  runner     one job as a pipeline of values: decode, call, decide
+  settler    outcomes on their way to the next turn
+  maintenance  reclaim, cron, trims
+table        the leases that a child holds, in memory that both processes see
 """

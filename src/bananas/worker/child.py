@@ -1,10 +1,10 @@
 """One worker process: it loads the app, opens its resources, and runs the loops until it is told to stop.
 
-    1. read the order from the supervisor; import the app
-    2. check the server; open the app's lifespan
-    3. greet the supervisor: from now on it beats for the leases in the table
-    4. fetch, run, settle; upkeep and cron beside it
-    5. on stop: claim no more, let jobs finish until the deadline, hand the rest back without an attempt, leave
+1. read the order from the supervisor; import the app
+2. check the server; open the app's lifespan
+3. greet the supervisor: from now on it beats for the leases in the table
+4. fetch, run, settle; upkeep and cron beside it
+5. on stop: claim no more, let jobs finish until the deadline, hand the rest back without an attempt, leave
 """
 
 import asyncio
@@ -33,7 +33,8 @@ from bananas.worker.fetcher import Fetcher
 from bananas.worker.isolated import IsolatedPool
 from bananas.worker.loading import load_app, override
 from bananas.worker.maintenance import Clock, Upkeep, repeat
-from bananas.worker.runner import Runnable, Runner
+from bananas.worker.run import Runnable
+from bananas.worker.runner import Runner
 from bananas.worker.served import Served
 from bananas.worker.table import LeaseTable
 
@@ -87,7 +88,9 @@ class Child:
         if self.settings.worker_mode == "scheduler-only":
             from bananas.broker import plain
 
-            (known,) = await lane.ask(None, [plain(list, "SMEMBERS", queues_key(self.settings.namespace))], self.settings.call_timeout, "reading queues")
+            (known,) = await lane.ask(
+                None, [plain(list, "SMEMBERS", queues_key(self.settings.namespace))], self.settings.call_timeout, "reading queues"
+            )
             names += [(name.decode(), None) for name in known if name.decode() not in dict(names)]
         queues: list[Served] = []
         for index, (name, weight) in enumerate(names):
@@ -109,9 +112,10 @@ class Child:
         self._table = LeaseTable(self._table_fd, capacity)
         tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
         self._runner = Runner(tasks, settings, self.app.producer.chain, self._table, lambda: self._fetcher.changed())
-        self._runner.worker = f"{socket.gethostname()}:{os.getpid()}"
         if any(task.isolated for task in tasks.values()):
-            self._runner.pool = IsolatedPool(self._spec.target, self._spec.modules, {name: task.max_retries for name, task in tasks.items()})
+            self._runner.pool = IsolatedPool(
+                self._spec.target, self._spec.modules, {name: task.max_retries for name, task in tasks.items()}
+            )
         self._fetcher = Fetcher(
             self.app.client.address,
             self.boot,
@@ -132,7 +136,9 @@ class Child:
         if settings.worker_mode == "job-specialized":
             for name in settings.worker_job_types:
                 if name not in self.app.registry.tasks:
-                    raise ConfigError(f"WORKER_JOB_TYPES names {name!r}, which no module declares; tasks: {', '.join(self.app.registry.tasks)}")
+                    raise ConfigError(
+                        f"WORKER_JOB_TYPES names {name!r}, which no module declares; tasks: {', '.join(self.app.registry.tasks)}"
+                    )
             self._runner.only = frozenset(settings.worker_job_types)
             return Filter((), tuple(task_tag(name) for name in settings.worker_job_types))
         return Filter()
@@ -186,7 +192,9 @@ class Child:
                 self._obey(message)
         if not self._stopping:
             log.warning("the supervisor is gone: nobody renews the leases, so this process stops")
-            self.settings = msgspec.structs.replace(self.settings, shutdown_timeout=min(self.settings.shutdown_timeout, self.settings.lease / 2))
+            self.settings = msgspec.structs.replace(
+                self.settings, shutdown_timeout=min(self.settings.shutdown_timeout, self.settings.lease / 2)
+            )
             self.stop("orphaned")
 
     def _obey(self, message: Message) -> None:

@@ -1,7 +1,7 @@
 """What supervisor and child say to each other: lines of JSON over a socket pair, and once the file of the lease table.
 
-    supervisor -> child   start, lost, cancelled, stop, cancel, quiet
-    child -> supervisor   hello (with the table's file descriptor), bye
+supervisor -> child   start, lost, cancelled, stop, cancel, quiet
+child -> supervisor   hello (with the table's file descriptor), bye
 """
 
 import socket

@@ -26,7 +26,8 @@ from bananas.broker import EVERYTHING, Claim, Filter, Request
 from bananas.connection import Address, Connection, ConnectionLost
 from bananas.errors import BananasError, BrokerError
 from bananas.session import backoff, open_checked, run
-from bananas.worker.runner import Claimed, Runner
+from bananas.worker.run import Claimed
+from bananas.worker.runner import Runner
 from bananas.worker.served import FAIR_EVERY, Rotation, Served
 from bananas.worker.settler import Sent
 from bananas.worker.table import LeaseTable
@@ -47,7 +48,15 @@ class Fetcher:
     """
 
     def __init__(
-        self, address: Address, boot: str, queues: Sequence[Served], runner: Runner, table: LeaseTable, *, lease_ms: int, wanted: Filter = EVERYTHING
+        self,
+        address: Address,
+        boot: str,
+        queues: Sequence[Served],
+        runner: Runner,
+        table: LeaseTable,
+        *,
+        lease_ms: int,
+        wanted: Filter = EVERYTHING,
     ) -> None:
         self.boot, self.queues = boot, list(queues)
         self._address, self._runner, self._table = address, runner, table
@@ -244,7 +253,7 @@ class Fetcher:
             asyncio.get_running_loop().call_later(SUSPECT_WAIT_S, self.changed)
         if not self.accepting or time.monotonic() - self._suspect_since > SUSPECT_WAIT_S:
             while suspects:
-                self._runner.release(suspects.pop())
+                self._runner.outcomes.release(suspects.pop())
             return False
         return not self._runner.running and not self._settling()
 
@@ -265,7 +274,7 @@ class Fetcher:
         elif held is False:
             self._table.drop(claimed.slot)
         else:
-            self._runner.release(claimed)
+            self._runner.outcomes.release(claimed)
 
     # --- idle ---
 
@@ -330,5 +339,3 @@ class Fetcher:
         """Close the command connection."""
         if self._connection is not None:
             self._connection.close()
-
-

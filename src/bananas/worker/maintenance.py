@@ -1,7 +1,7 @@
 """What any worker does for all: take back expired leases, fire cron ticks, trim the dead. Bounded steps, on the server's clock.
 
-    Upkeep   every lease/4: reclaim; now and then: trim dead letters, drop cron entries that nobody announces
-    Clock    announce the cron entries of this code, fire what is due, sleep until the next tick
+Upkeep   every lease/4: reclaim; now and then: trim dead letters, drop cron entries that nobody announces
+Clock    announce the cron entries of this code, fire what is due, sleep until the next tick
 """
 
 import asyncio

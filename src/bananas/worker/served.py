@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-
 from bananas.keys import QueueKeys
 from bananas.worker.settler import Settler
 
@@ -81,5 +80,3 @@ class Rotation:
         best = max(hungry, key=lambda served: self._credit[served.index])
         self._credit[best.index] -= total
         return best
-
-

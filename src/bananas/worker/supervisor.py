@@ -243,7 +243,9 @@ class Supervisor:
 
     def _announcement(self, child: _Child, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[int]:
         running = [child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases]
-        overdue = [child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases if lease.overdue]
+        overdue = [
+            child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases if lease.overdue
+        ]
         record = {
             "host": socket.gethostname(),
             "pid": hello.pid,

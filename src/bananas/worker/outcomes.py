@@ -1,0 +1,208 @@
+"""What becomes of a job, and how it is put to the server: the second half of the pipeline. Every way out of a worker is a method here."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import structlog
+from msgspec import Raw
+
+from bananas import codec
+from bananas.broker import Burial, Comeback, Ending, KeptResult
+from bananas.codec import pack, pack_result, pack_tries
+from bananas.config import Settings
+from bananas.errors import Dead, NotSerializable, PayloadTooLarge, Steer
+from bananas.job import ErrorRecord, FinalState, History, Result, Tries
+from bananas.retry import Decision, Retry, decide
+from bananas.worker.isolated import IsolatedFailure
+from bananas.worker.run import Claimed, Run, Runnable
+from bananas.worker.settler import burial, comeback, ending, handback
+
+log = structlog.get_logger("bananas.worker")
+
+
+class Outcomes:
+    """Decides what becomes of jobs and hands the settlements to their queues.
+
+    Args:
+        worker: who it says ran them, host:pid.
+        changed: called when a settlement waits that no ended run announces.
+    """
+
+    def __init__(self, settings: Settings, worker: str, changed: Callable[[], None]) -> None:
+        self._settings, self.worker, self._changed = settings, worker, changed
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- after a run ---
+
+    def decide(self, run: Run, value: Any, error: BaseException | None) -> None:
+        """Settle a run by its value or its error."""
+        claimed, runnable, envelope = run.claimed, run.runnable, run.claimed.envelope
+        assert envelope is not None
+        if error is None:
+            try:
+                packed = self._pack_value(run, value)
+            except (NotSerializable, PayloadTooLarge) as unfit:
+                error, value = Dead(str(unfit)), unfit
+            else:
+                self._succeed(run, packed, value)
+                return
+        if isinstance(error, IsolatedFailure):
+            self._carry_out(run, error.decision, error, error.record)
+            return
+        policy = Retry.from_wire(envelope.retry, runnable.retry) if envelope.retry is not None else runnable.retry
+        most = runnable.max_retries if envelope.max_retries is None else envelope.max_retries
+        attempt = claimed.tries.attempts + 1
+        decision = decide(policy, most, attempt, error, random.random())
+        self._carry_out(run, decision, error)
+
+    def _pack_value(self, run: Run, value: Any) -> bytes | None:
+        """The packed value, or None when no result is kept."""
+        if not self._ttl(run.claimed, run.runnable, "success"):
+            return None
+        packed = value if isinstance(value, Raw) else pack(value)
+        size = len(bytes(packed))
+        if size > self._settings.max_payload_bytes:
+            raise PayloadTooLarge(size, self._settings.max_payload_bytes, "result")
+        return bytes(packed)
+
+    def _succeed(self, run: Run, packed: bytes | None, value: Any) -> None:
+        claimed, hooks = run.claimed, run.runnable.hooks
+        accepted = self._hook_call(hooks.on_success, run.job, value) if hooks else None
+        result = None
+        if packed is not None:
+            attempts, worker = claimed.tries.attempts + 1, self.worker
+            kept = Result("success", Raw(packed), attempts=attempts, worker=worker, **self._times(run))
+            result = KeptResult(self._ttl(claimed, run.runnable, "success"), pack_result(kept))
+        claimed.served.settler.add(ending(Ending(claimed.member, result), claimed.slot, accepted))
+
+    def _times(self, run: Run) -> dict[str, Any]:
+        run_s = time.monotonic() - run.started
+        started_ms = run.claimed.now_ms + round((run.started - run.claimed.noted_at) * 1000)
+        return {"started_ms": started_ms, "finished_ms": started_ms + round(run_s * 1000), "run_ms": round(run_s * 1000, 3)}
+
+    def _carry_out(self, run: Run, decision: Decision, error: BaseException, record: ErrorRecord | None = None) -> None:
+        claimed, hooks, job = run.claimed, run.runnable.hooks, run.job
+        tries = claimed.tries
+        now_ms = self._times(run)["finished_ms"]
+        if decision.kind == "discard":
+            self.end(claimed, run.runnable, Result("discarded", error_message=decision.reason), run)
+            return
+        if decision.kind == "snooze":
+            claimed.served.settler.add(comeback(Comeback(claimed.member, decision.delay_ms, pack_tries(tries)), claimed.slot))
+            return
+        attempt = tries.attempts + 1
+        record = record or codec.error_record(error, now_ms, attempt, self.worker)
+        crashes = 0 if run.alone else tries.crashes
+        failed = Tries(attempt, crashes, 0 if run.alone else tries.alone, tries.since_ms, tries.history.with_error(record))
+        if decision.kind == "retry":
+            delay_s = decision.delay_ms / 1000
+            log.warning(
+                "attempt failed, will retry", job=job and job.id, task=run.runnable.name, attempt=attempt, error=record.type, delay=delay_s
+            )
+            accepted = self._hook_call(hooks.on_retry, job, error, delay_s) if hooks else None
+            claimed.served.settler.add(comeback(Comeback(claimed.member, decision.delay_ms, pack_tries(failed)), claimed.slot, accepted))
+            return
+        reason = decision.reason if isinstance(error, Steer) else record.message
+        log.error("job is dead", job=job and job.id, task=run.runnable.name, attempt=attempt, error=record.type, reason=decision.reason)
+        accepted = self._hook_call(hooks.on_dead, job, error) if hooks else None
+        result = Result(
+            "dead",
+            error_type=record.type,
+            error_message=reason,
+            traceback=record.traceback,
+            attempts=attempt,
+            worker=self.worker,
+            **self._times(run),
+        )
+        self._bury(claimed, run.runnable, failed, result, accepted)
+
+    def _bury(
+        self, claimed: Claimed, runnable: Runnable | None, tries: Tries, result: Result, accepted: Callable[[], None] | None = None
+    ) -> None:
+        ttl_ms = self._ttl(claimed, runnable, "failure")
+        kept = KeptResult(ttl_ms, pack_result(result)) if ttl_ms else None
+        claimed.served.settler.add(burial(Burial(claimed.member, pack_tries(tries), kept), claimed.slot, accepted))
+
+    def end(self, claimed: Claimed, runnable: Runnable | None, result: Result, run: Run | None = None) -> None:
+        """The job ends for good without a value."""
+        ttl_ms = self._ttl(claimed, runnable, "failure")
+        if run is not None:
+            times = self._times(run)
+            result = Result(
+                result.state, error_message=result.error_message, attempts=claimed.tries.attempts + 1, worker=self.worker, **times
+            )
+        kept = KeptResult(ttl_ms, pack_result(result)) if ttl_ms else None
+        claimed.served.settler.add(ending(Ending(claimed.member, kept), claimed.slot))
+
+    def _ttl(self, claimed: Claimed, runnable: Runnable | None, which: Literal["success", "failure"]) -> int:
+        envelope = claimed.envelope
+        own = None if envelope is None else envelope.ttl_success_ms if which == "success" else envelope.ttl_failure_ms
+        if own is not None:
+            return own if self._settings.result_backend_enabled else 0
+        if runnable is None:
+            return round(self._settings.result_ttl_failure * 1000)
+        return runnable.ttl_success_ms if which == "success" else runnable.ttl_failure_ms
+
+    # --- settled without a run ---
+
+    def end_unrun(self, claimed: Claimed, runnable: Runnable | None, state: FinalState, why: str) -> None:
+        """The job ends for good and was not run."""
+        self.end(claimed, runnable, Result(state, error_message=why, attempts=claimed.tries.attempts, finished_ms=claimed.now_ms))
+        self._changed()
+
+    def bury_unrun(self, claimed: Claimed, kind: str, why: str) -> None:
+        """The job goes to the dead letter queue and was not run."""
+        tries = claimed.tries
+        record = ErrorRecord(claimed.now_ms, tries.attempts, kind, why, "", self.worker)
+        log.error("job is dead", job=claimed.served.keys.public(claimed.job_id), error=kind, reason=why)
+        result = Result("dead", error_type=kind, error_message=why, attempts=tries.attempts, finished_ms=claimed.now_ms, worker=self.worker)
+        after = Tries(tries.attempts, tries.crashes, tries.alone, tries.since_ms, tries.history.with_error(record))
+        self._bury(claimed, None, after, result)
+        self._changed()
+
+    def unknown(self, claimed: Claimed) -> None:
+        """Hand a job back for workers that know its task: 1 to 30 s, and dead when none did for `unknown_task_ttl`."""
+        envelope, history = claimed.envelope, claimed.tries.history
+        assert envelope is not None
+        since_ms = history.unknown_since_ms or claimed.now_ms
+        if claimed.now_ms - since_ms > self._settings.unknown_task_ttl * 1000:
+            why = f"no worker knew the task {envelope.task!r} for {self._settings.unknown_task_ttl:g} s: deploy a worker that does, then replay it"
+            self.bury_unrun(claimed, "UnknownTask", why)
+            return
+        tries, count = claimed.tries, history.unknown_count + 1
+        after = Tries(tries.attempts, tries.crashes, tries.alone, tries.since_ms, History(history.errors, since_ms, count))
+        delay_ms = min(30_000, 1_000 << min(count - 1, 5))
+        log.warning("unknown task, handed back", task=envelope.task, job=claimed.served.keys.public(claimed.job_id), delay=delay_ms / 1000)
+        claimed.served.settler.add(comeback(Comeback(claimed.member, delay_ms, pack_tries(after)), claimed.slot))
+        self._changed()
+
+    def release(self, claimed: Claimed) -> None:
+        """Hand a job back unused."""
+        claimed.served.settler.add(handback(claimed.member, claimed.score, claimed.slot))
+        self._changed()
+
+    # --- hooks ---
+
+    def _hook_call(self, hooks: tuple[Callable[..., Any], ...], *args: Any) -> Callable[[], None] | None:
+        if not hooks:
+            return None
+
+        async def call() -> None:
+            for hook in hooks:
+                try:
+                    outcome = hook(*args)
+                    if hasattr(outcome, "__await__"):
+                        await outcome
+                except Exception:
+                    log.exception("a hook failed", hook=getattr(hook, "__qualname__", repr(hook)))
+
+        def start() -> None:
+            task = self._loop.create_task(call())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return start
