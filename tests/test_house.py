@@ -35,11 +35,12 @@ MAX_LUA_LINES = 60
 # has no order of its own; its `__init__` and its modules may import each other.
 READING_ORDER = """
     errors config keys
-    job codec retry schedule
+    job codec retry schedule info context
     connection scripts broker session client
-    middleware result task queue embedded app
-    worker.fetcher worker.runner worker.settler worker.heartbeat worker.maintenance worker.supervisor worker
-    inspector testing cli.*
+    middleware result handle task producer queue watcher server embedded app logs
+    worker.table worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner worker.fetcher
+    worker.maintenance worker.control worker.child worker.supervisor worker
+    inspector testing demo_tasks demo cli.*
     contrib.*
     bananas __main__
 """.split()

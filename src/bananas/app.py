@@ -244,7 +244,7 @@ class TaskDecorator:
         registered = self._app.registry.tasks.setdefault(task.name, task)
         if registered is not task and _origin(registered) != _origin(task):
             raise ConfigError(
-                f"two tasks are called {task.name!r}: {_origin(registered)} and {_origin(task)}. Give one of them another name: @app.task(name=...)"
+                f"two tasks are called {task.name!r}: {_origin(registered)} and {_origin(task)}. Name one of them: @app.task(name=...)"
             )
         self._app.registry.tasks[task.name] = task
         return task

@@ -1,8 +1,8 @@
 """What can be asked of a server: one function per transition, each a `Request` that any connection can run.
 
-The functions do no I/O. A request knows its script, keys, arguments, and how to read the reply; the client and the worker put several into one
-write (`session.py`). Every one is safe to resend: submits and settles by boot and number, the rest because doing it twice changes nothing.
-The scripts' headers (lua/*.lua) say what each reads, writes and costs.
+The functions do no I/O. A request knows its script, keys, arguments, and how to read the reply; the client and the worker put several
+into one write (`session.py`). Every one is safe to resend: submits and settles by boot and number, the rest because doing it twice
+changes nothing. The scripts' headers (lua/*.lua) say what each reads, writes and costs.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -33,7 +33,7 @@ def _encode_other(value: Any) -> Any:
     if dump is not None and not isinstance(value, type):
         return dump(mode="python")
     raise NotSerializable(
-        f"{describe(value)} has the type {type(value).__module__}.{type(value).__qualname__}, which msgpack cannot carry: nothing was stored. "
+        f"{describe(value)} is a {type(value).__module__}.{type(value).__qualname__}, which msgpack cannot carry; nothing was stored. "
         "Pass plain data, a dataclass, a msgspec Struct or a pydantic model."
     )
 

@@ -24,22 +24,20 @@ class CurrentJob:
     __slots__ = ("_lease", "_public", "attempt", "deadline", "fence", "headers", "priority", "queue", "state", "task")
 
     def __init__(
-        self,
-        public: tuple[str, str],
-        task: str,
-        queue: str,
-        priority: int,
-        *,
-        attempt: int,
-        fence: int,
-        deadline: float | None,
-        headers: Mapping[str, str],
-        state: Any,
-        lease: Any = None,
+        self, public: tuple[str, str], task: str, where: tuple[str, int], claim: tuple[int, int], headers: Mapping[str, str], state: Any
     ) -> None:
-        self._public, self.task, self.queue, self.priority = public, task, queue, priority
-        self.attempt, self.fence, self.deadline = attempt, fence, deadline
-        self.headers, self.state, self._lease = headers, state, lease
+        """`where`: queue and priority; `claim`: attempt and fence."""
+        self._public, self.task = public, task
+        self.queue, self.priority = where
+        self.attempt, self.fence = claim
+        self.headers, self.state = headers, state
+        self.deadline: float | None = None
+        self._lease: Any = None
+
+    def under(self, lease: Any, deadline: float | None) -> "CurrentJob":
+        """This job with the lease and the deadline of its run."""
+        self._lease, self.deadline = lease, deadline
+        return self
 
     @property
     def id(self) -> str:

@@ -10,8 +10,9 @@
             with tenant.set(job.headers["tenant"]):
                 return await proceed()
 
-Either method may be absent. The first that is added is the outermost. `submit` serves the async and the sync client alike, hence a generator.
-Hooks (`on_success`, `on_retry`, `on_dead`) are called on the worker once the server has accepted the outcome; their errors are logged.
+Either method may be absent. The first that is added is the outermost. `submit` serves the async and the sync client alike, hence a
+generator. Hooks (`on_success`, `on_retry`, `on_dead`) are called on the worker once the server has accepted the outcome; their errors are
+logged.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence

@@ -48,8 +48,7 @@ class Queue:
         keys = self._keys
         requests = [broker.plain(int, "ZCARD", key) for key in (keys.ready, keys.scheduled, keys.leases, keys.dead)]
         requests.append(broker.plain(int, "HEXISTS", keys.meta, "paused"))
-        for value in PRIORITIES.values():
-            requests.append(broker.plain(int, "ZCOUNT", keys.ready, value * _STEP, f"({(value + 1) * _STEP}"))
+        requests += [broker.plain(int, "ZCOUNT", keys.ready, value * _STEP, f"({(value + 1) * _STEP}") for value in PRIORITIES.values()]
         replies = await self._client.here().lane.ask(keys, requests, self._client.budget, f"counting queue {self.name!r}")
         for reply in replies:
             if isinstance(reply, BananasError):
@@ -67,7 +66,7 @@ class Queue:
         return await self._client.ask(self._keys, broker.pause(self._keys, False), f"resuming queue {self.name!r}")
 
     async def purge(self) -> int:
-        """End every waiting job (ready and scheduled) as "purged" and wake who waits for it; running and dead ones stay. Returns how many."""
+        """End every waiting job (ready and scheduled) as "purged", waking who waits; running and dead ones stay. Returns how many."""
         result = KeptResult(CANCEL_RESULT_TTL_MS, pack_result(Result("purged", error_message="its queue was purged", attempts=0)))
         purged = 0
         for key in (self._keys.ready, self._keys.scheduled):

@@ -175,7 +175,7 @@ class Task(Generic[P, R]):
     def _isolation(self, given: Any) -> Isolation:
         if given not in ("none", "process"):
             raise ConfigError(
-                f"isolation={describe(given)}: must be 'none' (the worker's loop or its threads) or 'process' (a process that can be killed)"
+                f"isolation={describe(given)}: must be 'none' (the worker's loop or its threads) or 'process' (one that can be killed)"
             )
         return given  # type: ignore[no-any-return]
 

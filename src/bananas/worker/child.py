@@ -111,7 +111,7 @@ class Child:
         self._table_fd = tables.make_file(capacity)
         self._table = LeaseTable(self._table_fd, capacity)
         tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
-        self._runner = Runner(tasks, settings, self.app.producer.chain, self._table, lambda: self._fetcher.changed())
+        self._runner = Runner(tasks, settings, self.app.producer.chain, self._table, self._changed)
         if any(task.isolated for task in tasks.values()):
             self._runner.pool = IsolatedPool(
                 self._spec.target, self._spec.modules, {name: task.max_retries for name, task in tasks.items()}
@@ -128,6 +128,9 @@ class Child:
         self._fetcher.burst = self._spec.burst
         self._fetcher.promotes = settings.enable_scheduler
         self._served = queues
+
+    def _changed(self) -> None:
+        self._fetcher.changed()
 
     def _wanted(self) -> Filter:
         settings = self.settings
@@ -282,7 +285,7 @@ def main() -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(Child(app, spec, channel).run())
     except BananasError as error:
-        print(f"bananas worker: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"bananas worker: {type(error).__name__}: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1
 
 

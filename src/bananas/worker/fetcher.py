@@ -1,14 +1,14 @@
 """The fetch loop: turns at the server while there is something to do, the marker when there is not.
 
-A turn is one write: settlements of every queue, then one claim for the free slots. One turn is in flight at a time; whatever ends meanwhile is the
-next batch, so a busy worker batches by itself and an idle one sends at once. There is no linger.
+A turn is one write: settlements of every queue, then one claim for the free slots. One turn is in flight at a time; whatever ends
+meanwhile is the next batch, so a busy worker batches by itself and an idle one sends at once. There is no linger.
 
     1. send: unanswered settlements, undo of a lost claim, promote what is due, claim
     2. hand the claimed jobs to the runner
     3. wait for an outcome, a free slot, a marker, a due time, or the end
 
-When no queue is hungry, the waiter blocks on the markers of all queues (at most `BLOCK_S`), over a connection of its own with a hard deadline.
-After every wake, timeout, error and reconnect: claim.
+When no queue is hungry, the waiter blocks on the markers of all queues (at most `BLOCK_S`), over a connection of its own with a hard
+deadline. After every wake, timeout, error and reconnect: claim.
 
 A turn whose reply is lost is of unknown fate: its settlements are sent again under the same number, its claim is undone by `recover`.
 """

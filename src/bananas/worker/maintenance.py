@@ -127,6 +127,6 @@ async def repeat(tick: Any, what: str) -> None:
         try:
             wait = await tick()
         except BananasError as error:
-            log.warning(f"{what} failed, trying on", reason=str(error))
+            log.warning("the server did not answer, trying on", loop=what, reason=str(error))
             wait = 1.0
         await asyncio.sleep(wait)

@@ -170,7 +170,7 @@ class Outcomes:
         assert envelope is not None
         since_ms = history.unknown_since_ms or claimed.now_ms
         if claimed.now_ms - since_ms > self._settings.unknown_task_ttl * 1000:
-            why = f"no worker knew the task {envelope.task!r} for {self._settings.unknown_task_ttl:g} s: deploy a worker that does, then replay it"
+            why = f"no worker knew the task {envelope.task!r} for {self._settings.unknown_task_ttl:g} s: deploy one, then replay it"
             self.bury_unrun(claimed, "UnknownTask", why)
             return
         tries, count = claimed.tries, history.unknown_count + 1

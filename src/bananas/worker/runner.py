@@ -1,8 +1,8 @@
 """One job as a pipeline of values: decode, resolve, call, decide, settle. Failure is a field, not a jump.
 
-The runner knows nothing of the server: it takes claimed jobs and puts settlements into a settler. What stops a run early (its timeout, a cancel,
-a lost lease, the end of the worker) is written into the run first, then its handler is cancelled; a handler that does not stop keeps its slot and
-is settled when it returns, as what stopped it, whatever it returned.
+The runner knows nothing of the server: it takes claimed jobs and puts settlements into a settler. What stops a run early (its timeout, a
+cancel, a lost lease, the end of the worker) is written into the run first, then its handler is cancelled; a handler that does not stop
+keeps its slot and is settled when it returns, as what stopped it, whatever it returned.
 
 One timer serves all timeouts: it fires when the earliest deadline known at its setting is due, and looks at all runs then. A new run only
 compares one number.
@@ -110,18 +110,10 @@ class Runner:
         run = Run(self.trusted, claimed, runnable, timeout_s)
         run.alone = alone
         keys = claimed.served.keys
-        run.job = CurrentJob(
-            (keys.name, claimed.job_id),
-            envelope.task,
-            keys.queue,
-            int(claimed.score) >> 42,
-            attempt=claimed.tries.attempts + 1,
-            fence=claimed.fence,
-            deadline=run.deadline or None,
-            headers=envelope.headers or {},
-            state=self.state,
-            lease=run,
-        )
+        where = (keys.queue, int(claimed.score) >> 42)
+        claim = (claimed.tries.attempts + 1, claimed.fence)
+        job = CurrentJob((keys.name, claimed.job_id), envelope.task, where, claim, envelope.headers or {}, self.state)
+        run.job = job.under(run, run.deadline or None)
         self.running[claimed.member] = run
         self.alone = alone
         if run.deadline and run.deadline < self._alarm_at:

@@ -1,7 +1,7 @@
 """Outcomes on their way to the server: they gather here until the next turn takes them.
 
-One batch per kind and queue is under way at a time. When its reply is lost it is sent again under the same turn number before anything newer,
-so that the server can answer from memory (`seen`): a job is settled once, and a resent success is a success.
+One batch per kind and queue is under way at a time. When its reply is lost it is sent again under the same turn number before anything
+newer, so that the server can answer from memory (`seen`): a job is settled once, and a resent success is a success.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """The supervisor: it starts the worker processes, beats for them, and cleans up after those that die.
 
-Why a process of its own, even for one child: a handler may block the event loop, or hold the GIL in C for seconds. This process runs no user
-code, so its beat does not depend on theirs. It renews what stands in the children's lease tables, and it stops for a child that is stopped (state T)
-or gone.
+Why a process of its own, even for one child: a handler may block the event loop, or hold the GIL in C for seconds. This process runs no
+user code, so its beat does not depend on theirs. It renews what stands in the children's lease tables, and it stops for a child that is
+stopped (state T) or gone.
 
     1. start the children; each greets with its queues and its lease table
     2. every lease/4, one write: renew the leases, announce the workers, read whether the server is full
@@ -319,7 +319,8 @@ def _memory(reply: bytes) -> bool:
 
 
 def _say(text: str) -> None:
-    print(f"bananas worker: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"bananas worker: {text}\n")
+    sys.stderr.flush()
 
 
 def run(spec: WorkerSpec) -> int:

@@ -2,10 +2,10 @@
 
 A child that is blocked in Python, or in C with the GIL held, cannot speak; its supervisor reads this table and renews what stands there.
 
-LAYOUT. A header of 64 bytes: ns of the last beat (monotonic clock, which processes share), ns of the child's last progress, a flag for a full server.
-Then slots of 128 bytes: state (0 free, 1 held, 2 held and overdue), index of the queue, length of the member, the member, the score at claim.
-A slot is written before its state turns 1, so a reader that comes in between sees it free, or at worst a member that nobody knows: that is
-refused by the server and ignored by the child.
+LAYOUT. A header of 64 bytes: ns of the last beat (monotonic clock, which processes share), ns of the child's last progress, a flag for a
+full server. Then slots of 128 bytes: state (0 free, 1 held, 2 held and overdue), index of the queue, length of the member, the member,
+the score at claim. A slot is written before its state turns 1, so a reader that comes in between sees it free, or at worst a member that
+nobody knows: that is refused by the server and ignored by the child.
 """
 
 import mmap
