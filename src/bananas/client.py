@@ -89,10 +89,7 @@ class Lane:
         while True:
             try:
                 connection = await self.connection(max(0.05, deadline - loop.time()))
-                if keys is not None and keys not in self._known:
-                    *_, layout = await run(connection, first_use(keys), max(0.05, deadline - loop.time()))
-                    if check_layout(keys, answer(layout)):
-                        self._known.add(keys)
+                await self._meet(keys, connection, max(0.05, deadline - loop.time()))
                 sent = True
                 replies = await run(connection, requests, max(0.05, deadline - loop.time()))
                 passing = next((reply for reply in replies if isinstance(reply, Passing)), None)
@@ -105,6 +102,13 @@ class Lane:
                 raise _given_up(what, self.address, budget, reason, sent) from reason
             await pause_before(tries, deadline)
             tries += 1
+
+    async def _meet(self, keys: QueueKeys | None, connection: Connection, budget: float) -> None:
+        """Once per queue: note its name on the server, check its layout."""
+        if keys is not None and keys not in self._known:
+            *_, layout = await run(connection, first_use(keys), budget)
+            if check_layout(keys, answer(layout)):
+                self._known.add(keys)
 
     async def deliver(
         self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float, number: int | None = None, sent_at: float | None = None
@@ -256,10 +260,7 @@ class SyncLane:
             try:
                 if self._connection is None or self._connection.closed:
                     self._connection = open_checked_sync(self.address, self._name, left)
-                if keys is not None and keys not in self._known:
-                    *_, layout = run_sync(self._connection, first_use(keys), left)
-                    if check_layout(keys, answer(layout)):
-                        self._known.add(keys)
+                self._meet(keys, self._connection, left)
                 sent = True
                 replies = run_sync(self._connection, requests, left)
                 passing = next((reply for reply in replies if isinstance(reply, Passing)), None)
@@ -272,6 +273,12 @@ class SyncLane:
                 raise _given_up(what, self.address, budget, reason, sent) from reason
             time.sleep(min(backoff(tries), max(0.0, deadline - time.monotonic())))
             tries += 1
+
+    def _meet(self, keys: QueueKeys | None, connection: SyncConnection, budget: float) -> None:
+        if keys is not None and keys not in self._known:
+            *_, layout = run_sync(connection, first_use(keys), budget)
+            if check_layout(keys, answer(layout)):
+                self._known.add(keys)
 
     def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float) -> list[str] | None:
         """`Lane.deliver` on a thread."""

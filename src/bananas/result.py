@@ -103,12 +103,12 @@ class Waiter:
         try:
             while pending:
                 connection = await self._subscribed(pending, budget)
-                async for channel, outcome in self._read(pending, budget):
-                    if pending.pop(channel, None):
-                        yield channel, outcome
+                for channel, outcome in await self._read(pending, budget):
+                    del pending[channel]
+                    yield channel, outcome
                 async for channel, data in self._announced(connection, pending, news, deadline):
-                    if pending.pop(channel, None):
-                        yield channel, data
+                    del pending[channel]
+                    yield channel, data
         finally:
             self._forget(listeners)
 
@@ -127,42 +127,48 @@ class Waiter:
                 if deadline is not None and loop.time() >= deadline:
                     raise ResultTimeout(f"{len(pending)} job(s) had not ended in time; they go on, and may be waited for again") from None
                 return
-            yield channel, data
+            if channel in pending:
+                yield channel, data
 
-    async def _read(self, pending: Wanted, budget: float) -> AsyncIterator[tuple[str, Outcome]]:
+    async def _read(self, pending: Wanted, budget: float) -> list[tuple[str, Outcome]]:
         reads = _reads(pending)
+        found: list[tuple[str, Outcome]] = []
         for start in range(0, len(reads), _READ_BATCH):
             part = reads[start : start + _READ_BATCH]
             requests = [request for _, pair in part for request in pair]
             replies = await self._client.lane.ask(None, requests, budget, "reading results")
-            for channel, outcome in _found([channel for channel, _ in part], replies):
-                yield channel, outcome
+            found += _found([channel for channel, _ in part], replies)
+        return found
 
     async def _subscribed(self, pending: Wanted, budget: float) -> Connection:
-        """The subscription connection, once the server has confirmed every channel."""
+        """The subscription connection, once the server has confirmed every channel. Raises BrokerUnavailable."""
         deadline = asyncio.get_running_loop().time() + budget
         while True:
-            async with self._opening:
-                if self._connection is None or self._connection.closed:
-                    self._confirmed.clear()
-                    self._connection = await Connection.open(
-                        self._client.address, f"{self._client.name}:results", budget, on_message=self._on_message
-                    )
-            connection = self._connection
+            connection = await self._open(budget)
             missing = [channel for channel in pending if channel not in self._confirmed]
-            for channel in missing:
-                self._confirmed[channel] = asyncio.Event()
+            self._confirmed |= {channel: asyncio.Event() for channel in missing}
             for start in range(0, len(missing), _READ_BATCH):
                 connection.post(("SUBSCRIBE", *missing[start : start + _READ_BATCH]))
             try:
-                async with asyncio.timeout_at(deadline):
-                    for channel in pending:
-                        await self._confirmed[channel].wait()
+                await self._confirmation(pending, deadline)
                 return connection
             except (TimeoutError, KeyError) as error:
                 connection.close()
                 if asyncio.get_running_loop().time() >= deadline:
                     raise BrokerUnavailable("the server did not confirm a subscription in time; the jobs go on") from error
+
+    async def _open(self, budget: float) -> Connection:
+        async with self._opening:
+            if self._connection is None or self._connection.closed:
+                self._confirmed.clear()
+                name = f"{self._client.name}:results"
+                self._connection = await Connection.open(self._client.address, name, budget, on_message=self._on_message)
+            return self._connection
+
+    async def _confirmation(self, pending: Wanted, deadline: float) -> None:
+        async with asyncio.timeout_at(deadline):
+            for channel in pending:
+                await self._confirmed[channel].wait()
 
     def _on_message(self, message: list[Any]) -> None:
         kind, name = message[0], message[1]
@@ -195,25 +201,33 @@ def wait_sync(pool: SyncPool, name: str, keys: QueueKeys, job_id: str, timeout: 
     channel = keys.result(job_id)
     deadline = None if timeout is None else time.monotonic() + timeout
     pair = _reads({channel: (keys, job_id)})[0][1]
+
+    def look() -> Outcome | None:
+        replies = pool.use(lambda lane: lane.ask(None, pair, budget, "reading a result"), budget)
+        return next((outcome for _, outcome in _found([channel], replies)), None)
+
     while True:
         connection = SyncConnection(pool.address, f"{name}:results", budget)
         try:
             connection.execute([("SUBSCRIBE", channel)], budget)
-            while True:
-                replies = pool.use(lambda lane: lane.ask(None, pair, budget, "reading a result"), budget)
-                for _, outcome in _found([channel], replies):
-                    return outcome
-                reread_at = time.monotonic() + REREAD_S
-                try:
-                    message = connection.read(reread_at if deadline is None else min(reread_at, deadline))
-                    return bytes(message[2])
-                except TimeoutError:
-                    if deadline is not None and time.monotonic() >= deadline:
-                        raise ResultTimeout("the job had not ended in time; it goes on, and may be waited for again") from None
+            outcome = look() or _next_message(connection, deadline) or look()
         except ConnectionLost:
-            continue
+            outcome = None
         finally:
             connection.close()
+        if outcome is not None:
+            return outcome
+        if deadline is not None and time.monotonic() >= deadline:
+            raise ResultTimeout("the job had not ended in time; it goes on, and may be waited for again")
+
+
+def _next_message(connection: SyncConnection, deadline: float | None) -> bytes | None:
+    """The outcome that is announced until it is time to read again."""
+    reread_at = time.monotonic() + REREAD_S
+    try:
+        return bytes(connection.read(reread_at if deadline is None else min(reread_at, deadline))[2])
+    except TimeoutError:
+        return None
 
 
 def value_of(public_id: str, outcome: Outcome, kind: Any, kept: bool) -> Any:

@@ -154,13 +154,16 @@ class Supervisor:
     def _listen(self, child: _Child) -> None:
         for message in child.receive():
             if message.hello is not None:
-                self._beat()
-                if not self._greeted and not self._stopping:
-                    self._greeted = True
-                    for _ in range(message.hello.processes - 1):
-                        self._start_child()
-                if self._stopping:
-                    child.send(Message(stop=True))
+                self._greeted_by(child, message.hello)
+
+    def _greeted_by(self, child: _Child, hello: Hello) -> None:
+        self._beat()
+        if self._stopping:
+            child.send(Message(stop=True))
+        elif not self._greeted:
+            self._greeted = True
+            for _ in range(hello.processes - 1):
+                self._start_child()
 
     def _ended(self, child: _Child) -> None:
         while child.receive():
