@@ -57,6 +57,14 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
+def _is_worker(pid: int) -> bool:
+    """Whether a pid that was a worker's child is one still, and no stranger's by now."""
+    try:
+        return b"bananas.worker" in Path(f"/proc/{pid}/cmdline").read_bytes() and bool(state_of(pid))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class WorkerProcess:
     """One `bananas worker` as a process of its own.
 
@@ -123,12 +131,15 @@ class WorkerProcess:
 
     def kill_tree(self) -> None:
         """SIGKILL to the supervisor and everything below it, at once."""
-        pids = [self.pid]
+        self.kill_tree_but()
+
+    def kill_tree_but(self, *spared: int) -> None:
+        """SIGKILL to the supervisor and everything below it but these pids."""
+        pids = [self.pid, *(pid for pid in self._seen if _is_worker(pid))]
         for pid in pids:
-            pids += children_of(pid)
+            pids += [child for child in children_of(pid) if child not in (*pids, *spared)]
+            kill(pid, signal.SIGSTOP)  # parents first: from here on it starts nothing
         for pid in pids:
-            kill(pid, signal.SIGSTOP)
-        for pid in {*pids, *(pid for parent in pids for pid in children_of(parent))}:
             kill(pid)
         if self.process.poll() is None:
             self.process.wait(10)

@@ -1,7 +1,7 @@
 """The command line: `bananas worker | scheduler | demo | server`.
 
-Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting, a
-name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
+Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
+a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
 """
 
 import os
@@ -103,7 +103,7 @@ def _run_reloading() -> int:
 @click.argument("target", metavar="MODULE:APP")
 @click.argument("modules", nargs=-1)
 def scheduler(target: str, modules: tuple[str, ...]) -> None:
-    """Only upkeep: promote due jobs, take back leases, fire cron. Never needed (every worker does it), useful where workers scale to zero."""
+    """Only upkeep: promote due jobs, take back leases, fire cron. Every worker does it too; useful where workers scale to zero."""
     _run_worker(target, modules, False, {"worker_mode": "scheduler-only", "worker_processes": 1})
 
 

@@ -1,7 +1,7 @@
 """`bananas demo`: the main job on real input, and a check of its own work.
 
-One job per file below a directory, at three priorities, on a private server and two worker processes. Among them one that is delayed, one that
-fails once and recovers, and one that always fails. The digest over all results must equal the one computed directly from the files.
+One job per file below a directory, at three priorities, on a private server and two worker processes. Among them one that is delayed, one
+that fails once and recovers, and one that always fails. The digest over all results must equal the one computed directly from the files.
 """
 
 import asyncio

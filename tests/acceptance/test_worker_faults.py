@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.workers import Line, kill, state_of, wait_for
 
-from bananas import TaskError
+from bananas import TaskError, broker
 from bananas.inspector import audit, workers
 
 if TYPE_CHECKING:
@@ -115,7 +115,6 @@ async def test_a_worker_stopped_past_its_lease_cannot_settle_and_the_second_run_
         os.kill(pid, signal.SIGCONT)
     await asyncio.to_thread(wait_for, lambda: "ease lost" in worker.log, "word of the lost lease")
     assert await site.app.job(job.id).result(timeout=1) == second.pid
-    assert (await site.app.submit("double", 1)).created
     await assert_nothing_left(site)
 
 
@@ -150,7 +149,7 @@ async def test_a_handler_that_blocks_its_whole_process_beyond_the_lease_keeps_it
 
 async def test_poison_is_dead_after_three_crashes_alone_and_its_neighbours_are_unharmed(site: Site) -> None:
     await site.app.queue("default").pause()
-    innocents = [await site.app.submit("work", 0.2) for _ in range(50)]
+    innocents = [await site.app.submit("work", 0.05) for _ in range(50)]
     culprit = await site.app.submit("poison")
     await site.app.queue("default").resume()
     site.worker(worker_concurrency=51)
@@ -189,8 +188,6 @@ async def test_each_of_several_processes_is_replaced_when_it_dies(site: Site) ->
 
 async def test_garbage_among_the_leases_is_not_in_the_way_of_taking_over(site: Site) -> None:
     keys = site.app.producer.keys("default")
-    from bananas import broker
-
     gone: Any = broker.plain(int, "ZADD", keys.leases, 1, "0" * 43 + ":abc:1")
     await site.app.client.ask(keys, gone, "spoiling the leases")
     site.worker()

@@ -173,8 +173,8 @@ class Supervisor:
         self._selector.unregister(child.channel)
         self._take_back(child, crashed=code != 0)
         child.close()
-        if child.hello is None and not self._stopping and code != 0:
-            self._exit_code = code if code > 0 else 1
+        if not self._greeted and not self._stopping and code > 0:
+            self._exit_code = code
             self._stop()
         elif not self._stopping and not (self._spec.burst and code == 0):
             self._restart(child, code)
