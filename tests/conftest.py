@@ -48,12 +48,12 @@ def running_server(server_kind: str) -> Iterator[PrivateServer]:
 
 
 @pytest.fixture
-def server(running_server: PrivateServer) -> Iterator[PrivateServer]:
+def server(running_server: PrivateServer) -> PrivateServer:
     """A server without keys."""
     connection = SyncConnection(parse_url(running_server.url))
     connection.execute([("FLUSHALL",), ("CONFIG", "SET", "maxmemory", 0), ("CONFIG", "SET", "maxmemory-policy", "noeviction")], 5)
     connection.close()
-    yield running_server
+    return running_server
 
 
 @pytest.fixture

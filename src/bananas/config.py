@@ -246,7 +246,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_processes: Annotated[int, _whole(1, 256, 4), "Processes that one `bananas worker` runs."] = 1
     job_timeout: Annotated[float, DURATION, "How long an attempt may run, 0 = no limit."] = 30.0
     max_retries: Annotated[int, _whole(0, 1_000_000, 5), "Retries after the first attempt, before a job is dead."] = 3
-    redis_pool_size: Annotated[int, _whole(1, 1000, 20), "Connections of a synchronous client; lanes of a bulk submit."] = 10
+    redis_pool_size: Annotated[int, _whole(1, 1000, 20), "Connections of a synchronous client at most."] = 10
     scheduler_interval: Annotated[float | None, _duration(0.05, 3600, "2s"), "Time between upkeep rounds. Unset: lease / 4."] = None
     enable_scheduler: Annotated[bool, BOOLEAN, "Promotion of due jobs, reclaim and trims by this worker."] = True
     cron_scheduler_enabled: Annotated[bool, BOOLEAN, "Cron entries are fired by this worker."] = True

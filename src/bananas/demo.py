@@ -144,27 +144,37 @@ def _progress(console: Any) -> tuple[Any, Any]:
     return progress, lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def _run_workers(files: Sequence[str], console: Any) -> tuple[Report, int]:
+    """Drive the jobs through two worker processes; the report, and the workers' exit code."""
+    command = [sys.executable, "-m", "bananas", "worker", "bananas.demo_tasks:app", "--processes", "2", "--log-level", "error"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as workers:
+        try:
+            progress, update = _progress(console)
+            with progress:
+                report = asyncio.run(_drive(files, update))
+        finally:
+            workers.terminate()
+            code = workers.wait(60)
+    return report, code
+
+
 def run_demo(directory: str | None) -> int:
     """Run the demo. Returns 0 only if everything checked out."""
     from rich.console import Console
 
-    from bananas.server import PrivateServer
+    from bananas.embedded import join
 
     console = Console()
     files = files_below(directory)
-    with tempfile.TemporaryDirectory(prefix="bananas-demo-") as folder, PrivateServer(Path(folder), appendonly=True) as server:
-        os.environ.pop("BANANAS_EMBEDDED", None)
+    os.environ.pop("BANANAS_EMBEDDED", None)
+    with tempfile.TemporaryDirectory(prefix="bananas-demo-", ignore_cleanup_errors=True) as folder:
+        server = join(Path(folder))
         os.environ["REDIS_URL"] = os.environ["BANANAS_REDIS_URL"] = server.url
-        console.print(f"{len(files):,} files, a private server, two worker processes")
-        command = [sys.executable, "-m", "bananas", "worker", "bananas.demo_tasks:app", "--processes", "2", "--log-level", "error"]
-        with subprocess.Popen([*command, "--log-format", "json"], stderr=subprocess.DEVNULL) as workers:
-            try:
-                progress, update = _progress(console)
-                with progress:
-                    report = asyncio.run(_drive(files, update))
-            finally:
-                workers.terminate()
-                code = workers.wait(60)
+        console.print(f"{len(files):,} files, an embedded server, two worker processes")
+        try:
+            report, code = _run_workers(files, console)
+        finally:
+            server.close()
     _show(report, console)
     wrong = faults(report) + ([f"the workers ended with exit code {code}"] if code else [])
     for fault in wrong:

@@ -1,7 +1,7 @@
 """The structural audit: each id in exactly one place, a body for each id and an id for each body, nothing held by what is gone.
 
-A leased job's body and lease are written and removed in one script each, but the audit reads in several steps: on a queue at work it may see a job on
-its way. Run it at rest, or look twice.
+A leased job's body and lease are written and removed in one script each, but the audit reads in several steps: on a queue at work it may
+see a job on its way. Run it at rest, or look twice.
 """
 
 from collections.abc import Iterable, Sequence

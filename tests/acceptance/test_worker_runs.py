@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.workers import state_of, wait_for
 
-from bananas import Job, Retry, ResultsDisabled, TaskError, broker
+from bananas import Job, ResultsDisabled, Retry, TaskError, broker
 from bananas.broker import NewJob
 from bananas.inspector import audit, workers
 from bananas.keys import id_suffix, new_id

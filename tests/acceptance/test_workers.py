@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.acceptance.workers import Line, WorkerProcess, check, ledger
+from tests.support import eventually
 
 from bananas import Bananas, ResultsDisabled, TaskError
 from bananas.inspector import audit
 from bananas.server import PrivateServer, find_server_binary
-from tests.acceptance.workers import Line, WorkerProcess, check, ledger
-from tests.support import eventually
 
 _names = itertools.count()
 Start = Callable[..., WorkerProcess]
@@ -218,8 +218,8 @@ async def test_a_handler_may_fail_steer_time_out_or_be_isolated(shop: Bananas, s
     for call, text in expected.items():
         with pytest.raises(TaskError, match=text):
             await value(*call)
+    job = await shop.submit("silent", options={"result_ttl": 0})
     with pytest.raises(ResultsDisabled):
-        job = await shop.submit("silent", options={"result_ttl": 0})
         await job.result(timeout=10)
     dead = await shop.queue("default").dead.list()
     assert len(dead) == 8

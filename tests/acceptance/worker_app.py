@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from pathlib import Path
 
 from bananas import Bananas, Dead, Discard, Retry, RetryLater, Snooze, current_job
 
@@ -63,13 +64,19 @@ async def flaky(failures: int) -> int:
     return current_job().attempt
 
 
+def _first_time() -> bool:
+    mark = Path(os.environ["TEST_LEDGER"], "snoozed")
+    first = not mark.exists()
+    mark.touch()
+    return first
+
+
 @app.task(retry=FAST, max_retries=5)
 async def steered(how: str) -> str:
     job = current_job()
     if how == "later" and job.attempt == 1:
         raise RetryLater(0.01)
-    if how == "snooze" and not os.path.exists(os.path.join(os.environ["TEST_LEDGER"], "snoozed")):
-        open(os.path.join(os.environ["TEST_LEDGER"], "snoozed"), "w").close()
+    if how == "snooze" and _first_time():
         raise Snooze(0.01)
     if how == "discard":
         raise Discard("not needed")

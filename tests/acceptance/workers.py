@@ -13,7 +13,11 @@ import msgspec
 
 from bananas.worker.supervisor import WorkerSpec
 
-MAIN = "import sys, msgspec; from bananas.worker.supervisor import WorkerSpec, run; sys.exit(run(msgspec.json.decode(sys.argv[1], type=WorkerSpec)))"
+MAIN = """
+import sys, msgspec
+from bananas.worker.supervisor import WorkerSpec, run
+sys.exit(run(msgspec.json.decode(sys.argv[1], type=WorkerSpec)))
+"""
 
 
 class WorkerProcess:

@@ -113,9 +113,8 @@ class Child:
         tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
         self._runner = Runner(tasks, settings, self.app.producer.chain, self._table, self._changed)
         if any(task.isolated for task in tasks.values()):
-            self._runner.pool = IsolatedPool(
-                self._spec.target, self._spec.modules, {name: task.max_retries for name, task in tasks.items()}
-            )
+            most = {name: task.max_retries for name, task in tasks.items()}
+            self._runner.pool = IsolatedPool(self._spec.target, self._spec.modules, self._spec.settings, most)
         self._fetcher = Fetcher(
             self.app.client.address,
             self.boot,

@@ -60,6 +60,18 @@ _orders = msgspec.msgpack.Decoder(Order)
 _answers = msgspec.msgpack.Decoder(Answer)
 
 
+def _frame(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
+    """The next frame, or b"" at the end."""
+    try:
+        return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
+    except asyncio.IncompleteReadError:
+        return b""
+
+
 class _Process:
     """One warm process."""
 
@@ -67,17 +79,17 @@ class _Process:
         self.process, self.reader, self.writer = process, reader, writer
 
     @classmethod
-    async def start(cls, target: str, modules: tuple[str, ...]) -> "_Process":
+    async def start(cls, target: str, modules: tuple[str, ...], settings: dict[str, Any]) -> "_Process":
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "bananas.worker.isolated", str(theirs.fileno()), target, *modules]
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220  # 1 ms, once per warm process
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**30)
+        writer.write(_frame(msgspec.msgpack.encode(settings)))
         return cls(process, reader, writer)
 
     async def run(self, order: Order) -> Answer:
-        data = msgspec.msgpack.encode(order)
-        self.writer.write(len(data).to_bytes(4, "big") + data)
+        self.writer.write(_frame(msgspec.msgpack.encode(order)))
         try:
             size = int.from_bytes(await self.reader.readexactly(4), "big")
             return _answers.decode(await self.reader.readexactly(size))
@@ -95,8 +107,8 @@ class _Process:
 class IsolatedPool:
     """The warm processes of one worker."""
 
-    def __init__(self, target: str, modules: tuple[str, ...], max_retries: dict[str, int]) -> None:
-        self._target, self._modules, self._max_retries = target, modules, max_retries
+    def __init__(self, target: str, modules: tuple[str, ...], settings: dict[str, Any], max_retries: dict[str, int]) -> None:
+        self._target, self._modules, self._settings, self._max_retries = target, modules, settings, max_retries
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
@@ -107,7 +119,7 @@ class IsolatedPool:
             IsolatedFailure: the handler failed.
             IsolatedProcessDied: its process did.
         """
-        process = self._idle.pop() if self._idle else await _Process.start(self._target, self._modules)
+        process = self._idle.pop() if self._idle else await _Process.start(self._target, self._modules, self._settings)
         self._all.add(process)
         most = self._max_retries[job.task] if envelope.max_retries is None else envelope.max_retries
         queue, _, job_id = job.id.rpartition(".")
@@ -135,17 +147,18 @@ class IsolatedPool:
 
 
 async def _serve(fd: int, target: str, modules: list[str]) -> None:
-    from bananas.worker.loading import load_app
+    from bananas.logs import configure
+    from bananas.worker.loading import load_app, override
 
-    app = load_app(target, modules)
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd), limit=2**30)
+    app = load_app(target, modules)
+    override(app, msgspec.msgpack.decode(await _read_frame(reader)))
+    configure(app.settings)
     resources = app.registry.lifespan
     async with asynccontextmanager(resources)() if resources is not None else nullcontext() as state:
-        while header := await reader.read(4):
-            header += await reader.readexactly(4 - len(header)) if len(header) < 4 else b""
-            order = _orders.decode(await reader.readexactly(int.from_bytes(header, "big")))
-            data = msgspec.msgpack.encode(await _answer(app.registry.tasks, order, state))
-            writer.write(len(data).to_bytes(4, "big") + data)
+        while data := await _read_frame(reader):
+            answer = await _answer(app.registry.tasks, _orders.decode(data), state)
+            writer.write(_frame(msgspec.msgpack.encode(answer)))
             await writer.drain()
 
 

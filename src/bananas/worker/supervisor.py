@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -196,12 +197,14 @@ class Supervisor:
         hello = child.hello
         if hello is None:
             return
-        for queue, leases in child.held().items():
-            keys, members = child.keys[queue], [lease.member for lease in leases]
+        parts = ((queue, part) for queue, leases in child.held().items() for part in _chunks(leases))
+        for number, (queue, leases) in enumerate(parts, 1):
             if crashed:
-                requests.append(broker.reclaim(keys, round(hello.lease * 1000), members))
+                requests.append(broker.reclaim(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in leases]))
             else:
-                requests.append(broker.release(keys, hello.boot + "s", 1, [(lease.member, lease.score) for lease in leases]))
+                requests.append(
+                    broker.release(child.keys[queue], hello.boot + "s", number, [(lease.member, lease.score) for lease in leases])
+                )
         requests.append(broker.plain(int, "HDEL", workers_key(hello.namespace), hello.boot))
         with contextlib.suppress(BananasError, ConnectionLost):
             self._ask(requests, hello)
@@ -219,8 +222,7 @@ class Supervisor:
             assert hello is not None
             held = child.held()
             for queue, leases in held.items():
-                for start in range(0, len(leases), 1_000):
-                    part = leases[start : start + 1_000]
+                for part in _chunks(leases):
                     requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
                     extended.append((child, part))
             requests.append(self._announcement(child, hello, held))
@@ -313,6 +315,11 @@ class Supervisor:
             _say(f"worker process {child.process.pid} did not stop: its jobs go back to their queues")
             self._take_back(child, crashed=False)
             child.process.kill()
+
+
+def _chunks(leases: list[HeldLease]) -> Iterator[list[HeldLease]]:
+    """As many leases at a time as one script takes."""
+    return (leases[start : start + broker.SETTLE_BATCH] for start in range(0, len(leases), broker.SETTLE_BATCH))
 
 
 def _memory(reply: bytes) -> bool:
