@@ -9,15 +9,19 @@ from bananas.client import Client
 from bananas.codec import pack_result
 from bananas.config import parse_priority, seconds
 from bananas.errors import ConfigError, JobConflict, JobNotFound, describe
-from bananas.info import job_info
+from bananas.info import job_info, with_worker
 from bananas.job import JobInfo, Result
-from bananas.keys import QueueKeys
+from bananas.keys import QueueKeys, workers_key
 from bananas.result import Outcome, Waiter, refuse_on_loop, value_of, wait_sync, wanted
 
 R = TypeVar("R")
 Duration = float | int | timedelta
 
 CANCEL_RESULT_TTL_MS = 86_400_000
+
+
+def _same(reply: Any) -> Any:
+    return reply
 
 
 def milliseconds(value: Duration, what: str) -> int:
@@ -91,9 +95,13 @@ class Job(Generic[R]):
         return value_of(self.id, outcome, self._kind, self._kept)  # type: ignore[no-any-return]
 
     async def info(self) -> JobInfo:
-        """All that is known of it now: state, place in its queue, attempts, errors, times, worker. One round trip."""
+        """All that is known of it now: state, place in its queue, attempts, errors, times, worker. One round trip, two while it runs."""
         reply = await self._client.ask(self._keys, broker.info(self._keys, self._job_id), f"reading job {self.id}")
-        return job_info(self._keys, self._job_id, reply)
+        info = job_info(self._keys, self._job_id, reply)
+        if info.state != "running" or info.worker is None:
+            return info
+        request = broker.plain(_same, "HGET", workers_key(self._keys.namespace), info.worker)
+        return with_worker(info, await self._client.ask(self._keys, request, f"reading the worker of job {self.id}"))
 
     async def cancel(self) -> bool:
         """End it: at once while it waits, within a heartbeat while it runs. Returns False when it has ended already or is dead."""

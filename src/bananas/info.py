@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from bananas import codec
 from bananas.job import Envelope, JobInfo, Result, State, Tries
 from bananas.keys import QueueKeys
@@ -72,3 +74,11 @@ def _ended(common: dict[str, Any], packed: bytes) -> JobInfo:
         "worker": result.worker or None,
     }
     return JobInfo(state=result.state, **common)
+
+
+def with_worker(info: JobInfo, record: bytes | None) -> JobInfo:
+    """A running job's info with what the registry says of its worker: host:pid instead of the boot id, and whether the run is overdue."""
+    if record is None:
+        return info
+    worker = codec.unpack(record[8:])
+    return msgspec.structs.replace(info, worker=f"{worker['host']}:{worker['pid']}", overdue=info.id in worker["overdue"])

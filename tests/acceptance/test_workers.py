@@ -246,6 +246,19 @@ async def test_delays_expiry_and_cancel_hold(shop: Bananas, start: Start) -> Non
     assert await job.cancel() is False
 
 
+async def test_a_thread_that_overruns_is_reported_until_it_returns(shop: Bananas, start: Start) -> None:
+    start(cron_scheduler_enabled=False)
+    job = await shop.submit("slow_sync", 3.0)
+
+    async def overdue() -> bool:
+        info = await job.info()
+        return info.overdue and info.worker is not None and ":" in info.worker
+
+    await eventually(overdue, 10)
+    with pytest.raises(TaskError, match="timeout of 0.1"):
+        await job.result(timeout=10)
+
+
 async def test_cron_ticks_fire_once_however_many_workers_run(shop: Bananas, start: Start, tmp_path: Path) -> None:
     start()
     start()

@@ -97,8 +97,8 @@ async def slow() -> None:
 
 
 @app.task(timeout=0.1, max_retries=0)
-def slow_sync() -> str:
-    time.sleep(0.3)
+def slow_sync(seconds: float = 0.3) -> str:
+    time.sleep(seconds)
     return "too late"
 
 

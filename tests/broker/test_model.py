@@ -17,11 +17,12 @@ from bananas.server import PrivateServer
 from bananas.session import run_sync
 
 LEASE = 8_000
+GRACE = GAP = LEASE // 2  # how long after its expiry a lease is taken back, and how long a silence must be to put that off
 _numbers = itertools.count()
 
 
 class BrokerMachine(RuleBasedStateMachine):
-    """The model: where each id is, its score while ready, its due time while scheduled, its member while leased."""
+    """The model: where each id is, its score while ready, its due time while scheduled, its member, score and expiry while leased."""
 
     connection: SyncConnection
 
@@ -33,6 +34,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.score: dict[str, tuple[int, int, str]] = {}
         self.due: dict[str, int] = {}
         self.member: dict[str, bytes] = {}
+        self.lease: dict[str, tuple[bytes, int]] = {}
+        self.pulse, self.hold = 0, 0
         self.paused = False
 
     def ask(self, request: Request[Any]) -> Any:
@@ -50,13 +53,19 @@ class BrokerMachine(RuleBasedStateMachine):
     def ready(self, job_id: str, at_ms: int) -> None:
         self.where[job_id], self.score[job_id] = "ready", (int(job_id[40:], 16), at_ms, job_id)
 
+    def beat(self) -> None:
+        if self.now - self.pulse > GAP:
+            self.hold = self.now + GAP
+        self.pulse = self.now
+
     @rule(ms=st.integers(1, 3_000))
     def time_passes(self, ms: int) -> None:
         self.now += ms
 
     @rule(priorities=st.lists(st.sampled_from([0, 100, 500, 900, 1000]), min_size=1, max_size=5), delay=st.sampled_from([0, 0, 50, 4_000]))
     def enqueue(self, priorities: list[int], delay: int) -> None:
-        jobs = [NewJob(new_id(id_suffix("task", priority)), b"body", delay) for priority in priorities]
+        ids = [new_id(id_suffix("task", priority)) for priority in priorities]
+        jobs = [NewJob(job_id, f"body of {job_id}".encode(), delay) for job_id in ids]
         assert self.ask(broker.enqueue(self.keys, "client", self.turn(), jobs)) is None
         for job in jobs:
             if delay:
@@ -67,11 +76,14 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 6))
     def claim(self, most: int) -> None:
         claim = self.ask(broker.claim(self.keys, "aa", self.turn(), most, LEASE))
+        self.beat()
         expected = [] if self.paused else sorted(self.score[job_id] for job_id in self.some("ready", 10_000))[:most]
         got = [item.decode() for item in claim.ids_and_scores[::2]]
         assert got == [job_id for _, _, job_id in expected]
-        for job_id in got:
+        assert [body[8:].decode() for body in claim.bodies] == [f"body of {job_id}" for job_id in got]
+        for job_id, score in zip(got, claim.ids_and_scores[1::2], strict=True):
             self.where[job_id], self.member[job_id] = "leased", f"{job_id}:aa:{claim.fence}".encode()
+            self.lease[job_id] = (score, self.now + LEASE)
 
     @rule()
     def complete(self) -> None:
@@ -97,11 +109,35 @@ class BrokerMachine(RuleBasedStateMachine):
             self.where |= dict.fromkeys(ids, "dead")
 
     @rule()
+    def release(self) -> None:
+        if ids := self.some("leased", 2):
+            assert all(self.ask(broker.release(self.keys, "aa", self.turn(), [(self.member[job_id], self.lease[job_id][0]) for job_id in ids])))
+            self.where |= dict.fromkeys(ids, "ready")  # with the score that each had
+
+    @rule()
     def crash(self) -> None:
-        ids = self.some("leased", 2)
-        if ids and self.ask(broker.reclaim(self.keys, LEASE, [self.member[job_id] for job_id in ids])) == len(ids):
+        if ids := self.some("leased", 2):
+            assert self.ask(broker.reclaim(self.keys, LEASE, [self.member[job_id] for job_id in ids])) == len(ids)
+            self.beat()
             for job_id in ids:
                 self.ready(job_id, self.now)
+
+    @rule(steps=st.integers(1, 5))
+    def reclaim(self, steps: int) -> None:
+        for _ in range(steps):
+            self.now += GAP  # not longer: no gap in the pulse
+            self.beat()
+            lost = [job_id for job_id in self.some("leased", 10_000) if self.lease[job_id][1] <= self.now - GRACE and self.now >= self.hold]
+            assert self.ask(broker.reclaim(self.keys, LEASE)) == len(lost)
+            for job_id in lost:
+                self.ready(job_id, self.now)
+
+    @rule()
+    def settle_late(self) -> None:
+        """By a worker that had the lease once."""
+        for job_id in [job_id for job_id, at in sorted(self.where.items()) if at != "leased" and job_id in self.member][:1]:
+            late = [Ending(self.member[job_id])]
+            assert self.ask(broker.complete(self.keys, "aa", self.turn(), late, full=False, dropped=b"")) == [False]
 
     @rule()
     def promote(self) -> None:
@@ -134,10 +170,11 @@ class BrokerMachine(RuleBasedStateMachine):
     def every_id_is_in_exactly_one_place_and_has_a_body(self) -> None:
         keys = self.keys
         names = {"ready": keys.ready, "scheduled": keys.scheduled, "leased": keys.leases, "dead": keys.dead}
-        *found, bodies = self.connection.execute([("ZRANGE", name, 0, -1) for name in names.values()] + [("HKEYS", keys.jobs)], 5)
+        *found, bodies = self.connection.execute([("ZRANGE", name, 0, -1) for name in names.values()] + [("HGETALL", keys.jobs)], 5)
         for place, members in zip(names, found, strict=True):
             assert sorted(item[:43].decode() for item in members) == self.some(place, 10_000)
-        assert {item.decode() for item in bodies} == set(self.where)
+        stored = {job_id.decode(): body[8:].decode() for job_id, body in zip(bodies[::2], bodies[1::2], strict=True)}
+        assert stored == {job_id: f"body of {job_id}" for job_id in self.where}
 
 
 @pytest.fixture

@@ -92,6 +92,7 @@ class Outcomes:
             self.end(claimed, run.runnable, Result("discarded", error_message=decision.reason), run)
             return
         if decision.kind == "snooze":
+            tries = Tries(tries.attempts, 0, 0, tries.since_ms, tries.history) if run.alone else tries
             claimed.served.settler.add(comeback(Comeback(claimed.member, decision.delay_ms, pack_tries(tries)), claimed.slot))
             return
         attempt = tries.attempts + 1
