@@ -1,4 +1,4 @@
-"""Real workers for tests: a supervisor process with its children, started, watched and killed by pid; and the ledger that its jobs write."""
+"""Real workers for tests: a supervisor process with its children, watched and killed by pid; and the ledger that its jobs write."""
 
 from __future__ import annotations
 

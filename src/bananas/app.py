@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from datetime import timedelta
-from typing import Any, NamedTuple, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, Unpack, cast, overload
 
 from bananas.client import Client
 from bananas.config import Settings, load_settings, seconds
@@ -22,7 +22,7 @@ from bananas.task import AsyncTask, Call, SubmitOptions, SyncTask, Task, TaskOpt
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
-Lifespan = Callable[[], AsyncIterator[Any]]
+Lifespan = Callable[[], AsyncGenerator[Any, None]]
 
 
 class CronEntry(NamedTuple):
@@ -80,7 +80,7 @@ class Bananas:
     # --- declare ---
 
     @overload
-    def task(self, handler: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
+    def task(self, handler: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
     @overload
     def task(self, handler: Callable[P, R], /) -> SyncTask[P, R]: ...
     @overload
@@ -115,7 +115,7 @@ class Bananas:
         """
         return CronDecorator(self, parse(expression, every=every, timezone=timezone, missed=missed), unique, options)
 
-    def lifespan(self, resources: Lifespan) -> Lifespan:
+    def lifespan(self, resources: Callable[[], AsyncIterator[Any]]) -> Callable[[], AsyncIterator[Any]]:
         """Declare the resources of a worker process: an async generator that yields once; its value is `current_job().state`."""
         import inspect
 
@@ -123,10 +123,10 @@ class Bananas:
             raise ConfigError(
                 f"@app.lifespan: {describe(resources)} must be an async generator function: async def resources(): yield {{...}}"
             )
-        self.registry.lifespan = resources
+        self.registry.lifespan = cast(Lifespan, resources)
         return resources
 
-    def middleware(self, middleware: F | type | Any) -> Any:
+    def middleware(self, middleware: Any) -> Any:
         """Add middleware around submit and run; see docs/middleware.md. Use as a decorator of a class, or with an instance."""
         self._chain.add(middleware)
         return middleware
@@ -233,7 +233,7 @@ class TaskDecorator:
         self._app, self._options = app, options
 
     @overload
-    def __call__(self, handler: Callable[P, Coroutine[Any, Any, R]]) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
+    def __call__(self, handler: Callable[P, Coroutine[Any, Any, R]]) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
     @overload
     def __call__(self, handler: Callable[P, R]) -> SyncTask[P, R]: ...
     def __call__(self, handler: Callable[..., Any]) -> Any:
@@ -261,7 +261,7 @@ class CronDecorator:
         self._app, self._schedule, self._unique, self._decorator = app, schedule, unique, TaskDecorator(app, options)
 
     @overload
-    def __call__(self, handler: Callable[[], Coroutine[Any, Any, R]]) -> "AsyncTask[[], R]": ...  # type: ignore[overload-overlap]
+    def __call__(self, handler: Callable[[], Coroutine[Any, Any, R]]) -> "AsyncTask[[], R]": ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
     @overload
     def __call__(self, handler: Callable[[], R]) -> "SyncTask[[], R]": ...
     def __call__(self, handler: Callable[..., Any]) -> Any:

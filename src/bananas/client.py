@@ -333,7 +333,7 @@ class Client:
         budget: seconds that a call may take, reconnects included.
     """
 
-    _all: "ClassVar[weakref.WeakSet[Client]]" = weakref.WeakSet()  # noqa: RUF012  # it is a ClassVar
+    _all: ClassVar["weakref.WeakSet[Client]"] = weakref.WeakSet()
 
     def __init__(self, locate: Callable[[], Address], name: str, pool_size: int, budget: float) -> None:
         self._locate, self.name, self._pool_size, self.budget = locate, name, pool_size, budget

@@ -268,7 +268,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         reader, batches = self._reader, self._batches
-        reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # any buffer works
+        reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # any buffer works
         while (reply := reader.gets()) is not Connection:
             if not batches:
                 if self._on_message is not None:

@@ -34,7 +34,7 @@ from bananas.server import SOCKET_PATH_BYTES, PrivateServer, ServerBinary, find_
 __all__ = ["EmbeddedServer", "PrivateServer", "ServerBinary", "embedded_allowed", "find_server_binary", "in_container", "join", "refusal"]
 
 JOIN_TIMEOUT_S = 30.0
-ORPHAN_AFTER_S = 3.0  # how long a directory may be locked, with nobody listening, before its server is told to end
+ORPHAN_AFTER_S = 2.0  # how long a directory may be locked, with nobody listening, before its server is told to end
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 

@@ -1,4 +1,4 @@
-"""The structural audit: each id in exactly one place, a body for each id and an id for each body, nothing held by what is gone.
+"""Who works, and the structural audit: each id in one place, a body for each id and an id for each body, nothing held by what is gone.
 
 A leased job's body and lease are written and removed in one script each, but the audit reads in several steps: on a queue at work it may
 see a job on its way. Run it at rest, or look twice.
@@ -7,13 +7,15 @@ see a job on its way. Run it at rest, or look twice.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from bananas import broker
 from bananas.app import Bananas
 from bananas.broker import Request
+from bananas.codec import unpack
 from bananas.errors import BananasError
-from bananas.keys import ID_LENGTH, QueueKeys, queues_key
+from bananas.keys import ID_LENGTH, QueueKeys, queues_key, workers_key
 
 
 class Finding(Struct, frozen=True):
@@ -51,6 +53,31 @@ async def audit(app: Bananas, queues: Sequence[str] | None = None) -> Audit:
         findings += _places(keys, found)
         findings += _leftovers(keys, found)
     return Audit(jobs, tuple(findings))
+
+
+class WorkerInfo(Struct, frozen=True):
+    """A worker process as it announced itself: who, what it serves, and the public ids of what it runs (overdue: beyond its timeout)."""
+
+    boot: str
+    host: str
+    pid: int
+    supervisor: int
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    slots: int
+    running: tuple[str, ...]
+    overdue: tuple[str, ...]
+    started_ms: int
+
+
+async def workers(app: Bananas) -> list[WorkerInfo]:
+    """The worker processes of the app's namespace that are alive, by the server's clock."""
+    fields = await _ask(app, broker.plain(list, "HGETALL", workers_key(app.settings.namespace)))
+    seconds, microseconds = await _ask(app, broker.plain(tuple, "TIME"))
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    records = zip(fields[::2], fields[1::2], strict=True)
+    alive = ((boot, unpack(record[8:])) for boot, record in records if int.from_bytes(record[:8], "big") > now_ms)
+    return [msgspec.convert(record | {"boot": boot.decode()}, WorkerInfo) for boot, record in alive]
 
 
 async def _ask(app: Bananas, request: Request[Any]) -> Any:

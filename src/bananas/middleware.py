@@ -15,7 +15,7 @@ generator. Hooks (`on_success`, `on_retry`, `on_dead`) are called on the worker 
 logged.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +75,7 @@ class Chain:
         return bool(self._run)
 
     @contextmanager
-    def around_submit(self, drafts: Sequence[Draft]) -> Iterator[None]:
+    def around_submit(self, drafts: Sequence[Draft]) -> Generator[None, None, None]:
         """Run the submit half of every middleware around a block, for each draft."""
         with ExitStack() as stack:
             for draft in drafts:

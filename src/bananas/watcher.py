@@ -259,8 +259,8 @@ class Watcher:
         self._server = ServerProcess(order["binary"], self._directory, order["socket"], DURABLE, inherits=[self._lock_fd])
 
     def _tick(self) -> bool:
-        """One round, a second at most; False when it is time to leave."""
-        self._hear(0.01 if not self._is_up else 1.0 if self._users else 0.1)
+        """One round, half a second at most; False when it is time to leave."""
+        self._hear(0.01 if not self._is_up else 0.5 if self._users else 0.1)
         if self._is_lost():
             return False
         if not self._server.is_alive:

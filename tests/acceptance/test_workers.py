@@ -255,7 +255,7 @@ async def test_a_thread_that_overruns_is_reported_until_it_returns(shop: Bananas
         return info.overdue and info.worker is not None and ":" in info.worker
 
     await eventually(overdue, 10)
-    with pytest.raises(TaskError, match="timeout of 0.1"):
+    with pytest.raises(TaskError, match=r"timeout of 0\.1"):
         await job.result(timeout=10)
 
 

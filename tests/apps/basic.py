@@ -101,7 +101,7 @@ async def work(seconds: float) -> str:
 async def follow(path: str) -> int:
     """Wait until a file exists; return the pid."""
     note("start")
-    while not os.path.exists(path):
+    while not os.path.exists(path):  # noqa: ASYNC240  # a test's flag
         await asyncio.sleep(0.01)
     note("end")
     return os.getpid()
@@ -110,7 +110,7 @@ async def follow(path: str) -> int:
 @app.task(timeout=20)
 def follow_sync(path: str) -> int:
     note("start")
-    while not os.path.exists(path):
+    while not os.path.exists(path):  # a test's flag
         time.sleep(0.01)
     note("end")
     return os.getpid()
@@ -119,7 +119,7 @@ def follow_sync(path: str) -> int:
 @app.task(timeout=20, isolation="process")
 def follow_isolated(path: str) -> int:
     note("start")
-    while not os.path.exists(path):
+    while not os.path.exists(path):  # a test's flag
         time.sleep(0.01)
     note("end")
     return os.getpid()
@@ -160,8 +160,8 @@ async def steers(how: str) -> str:
         raise Dead("gone wrong")
     if how == "later" and job.attempt == 1:
         raise RetryLater(0.01)
-    if how == "snooze" and not os.path.exists(path := os.environ["LEDGER"] + job.id):
-        open(path, "w").close()
+    if how == "snooze" and not os.path.exists(path := os.environ["LEDGER"] + job.id):  # noqa: ASYNC240
+        open(path, "w").close()  # noqa: ASYNC230
         raise Snooze(0.01)
     return f"attempt {job.attempt}"
 
@@ -178,7 +178,7 @@ async def slow_async() -> None:
 @app.task(timeout=0.3, max_retries=0)
 def slow_sync(path: str) -> None:
     note("start")
-    while not os.path.exists(path):
+    while not os.path.exists(path):  # a test's flag
         time.sleep(0.01)
 
 
@@ -238,7 +238,7 @@ async def five_ms() -> None:
 async def stubborn(path: str) -> None:
     """Ignore every cancellation until a file exists."""
     note("start")
-    while not os.path.exists(path):
+    while not os.path.exists(path):  # noqa: ASYNC240  # a test's flag
         try:
             await asyncio.sleep(0.05)
         except asyncio.CancelledError:

@@ -42,6 +42,17 @@ def evalsha_calls(server: PrivateServer) -> int:
     return int(line.partition("calls=")[2].partition(",")[0])
 
 
+async def test_a_unique_submit_returns_the_job_that_is_alive(app: Bananas) -> None:
+    first = await app.submit("task", 1, options={"unique": "k"})
+    second, other = await asyncio.gather(
+        app.submit("task", 2, options={"unique": "k"}), app.submit("task", 3, options={"unique": "another"})
+    )
+    assert (first.created, second.created, other.created) == (True, False, True)
+    assert second.id == first.id != other.id
+    assert await first.cancel() is True
+    assert (await app.submit("task", 4, options={"unique": "k"})).created, "the key is free again"
+
+
 async def test_a_hundred_concurrent_submits_take_few_round_trips(app: Bananas, server: PrivateServer) -> None:
     await app.submit("task", 0)
     before = evalsha_calls(server)

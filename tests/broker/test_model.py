@@ -111,7 +111,9 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         if ids := self.some("leased", 2):
-            assert all(self.ask(broker.release(self.keys, "aa", self.turn(), [(self.member[job_id], self.lease[job_id][0]) for job_id in ids])))
+            assert all(
+                self.ask(broker.release(self.keys, "aa", self.turn(), [(self.member[job_id], self.lease[job_id][0]) for job_id in ids]))
+            )
             self.where |= dict.fromkeys(ids, "ready")  # with the score that each had
 
     @rule()
@@ -175,6 +177,16 @@ class BrokerMachine(RuleBasedStateMachine):
             assert sorted(item[:43].decode() for item in members) == self.some(place, 10_000)
         stored = {job_id.decode(): body[8:].decode() for job_id, body in zip(bodies[::2], bodies[1::2], strict=True)}
         assert stored == {job_id: f"body of {job_id}" for job_id in self.where}
+
+    @invariant()
+    def every_job_stands_where_its_priority_and_its_time_put_it(self) -> None:
+        names = (self.keys.ready, self.keys.scheduled, self.keys.leases)
+        found = self.connection.execute([("ZRANGE", name, 0, -1, "WITHSCORES") for name in names], 5)
+        ready, scheduled, leased = ({item[:43].decode(): int(score) for item, score in zip(r[::2], r[1::2], strict=True)} for r in found)
+        scores = {job_id: self.score[job_id] for job_id in self.some("ready", 10_000)}
+        assert ready == {job_id: priority * 2**42 + at_ms for job_id, (priority, at_ms, _) in scores.items()}
+        assert scheduled == {job_id: self.due[job_id] for job_id in self.some("scheduled", 10_000)}
+        assert leased == {job_id: self.lease[job_id][1] for job_id in self.some("leased", 10_000)}
 
 
 @pytest.fixture

@@ -13,4 +13,4 @@ async def wrong() -> None:
     await send_email.options(prioritty=1).submit("a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await resize.submit("a", "b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     number: int = await send_email.submit_and_wait("a")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-    await app.submit_many([3, number])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    await app.submit_many([3, number])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -161,8 +161,8 @@ class Fetcher:
         for reply, read in zip(replies, readers, strict=True):
             if isinstance(reply, BrokerError):
                 failure = failure or reply
-            elif isinstance(reply, Claim):
-                self._hand_over(served, reply, began)  # type: ignore[arg-type]
+            elif isinstance(reply, Claim) and served is not None:
+                self._hand_over(served, reply, began)
             else:
                 read(reply)
         if failure is not None:

@@ -85,8 +85,16 @@ class _Process:
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220  # 1 ms, once per warm process
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**30)
+        self = cls(process, reader, writer)
         writer.write(_frame(msgspec.msgpack.encode(settings)))
-        return cls(process, reader, writer)
+        try:
+            await reader.readexactly(4)
+        except asyncio.IncompleteReadError as error:
+            raise IsolatedProcessDied(f"an isolated process could not start (exit code {await self.end()}); its output says why") from error
+        except BaseException:
+            await asyncio.shield(self.end())
+            raise
+        return self
 
     async def run(self, order: Order) -> Answer:
         self.writer.write(_frame(msgspec.msgpack.encode(order)))
@@ -112,15 +120,19 @@ class IsolatedPool:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
-    async def call(self, job: CurrentJob, envelope: Envelope[Raw]) -> Raw:
+    async def acquire(self) -> _Process:
+        """A warm process, started if none is idle."""
+        process = self._idle.pop() if self._idle else await _Process.start(self._target, self._modules, self._settings)
+        self._all.add(process)
+        return process
+
+    async def call(self, process: _Process, job: CurrentJob, envelope: Envelope[Raw]) -> Raw:
         """Run a job in a process of its own and return its packed value.
 
         Raises:
             IsolatedFailure: the handler failed.
             IsolatedProcessDied: its process did.
         """
-        process = self._idle.pop() if self._idle else await _Process.start(self._target, self._modules, self._settings)
-        self._all.add(process)
         most = self._max_retries[job.task] if envelope.max_retries is None else envelope.max_retries
         queue, _, job_id = job.id.rpartition(".")
         order = Order(envelope, (queue, job_id), job.queue, job.priority, job.attempt, job.fence, most)
@@ -156,6 +168,7 @@ async def _serve(fd: int, target: str, modules: list[str]) -> None:
     configure(app.settings)
     resources = app.registry.lifespan
     async with asynccontextmanager(resources)() if resources is not None else nullcontext() as state:
+        writer.write(_frame(b""))
         while data := await _read_frame(reader):
             answer = await _answer(app.registry.tasks, _orders.decode(data), state)
             writer.write(_frame(msgspec.msgpack.encode(answer)))

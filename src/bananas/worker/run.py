@@ -81,16 +81,21 @@ class Claimed:
 class Run:
     """A job whose handler runs."""
 
-    __slots__ = ("_trusted", "alone", "claimed", "deadline", "job", "overdue", "runnable", "started", "stop", "task")
+    __slots__ = ("_timeout_s", "_trusted", "alone", "claimed", "deadline", "job", "overdue", "runnable", "started", "stop", "task")
 
     def __init__(self, trusted: Callable[[Claimed], bool], claimed: Claimed, runnable: Runnable, timeout_s: float) -> None:
         self._trusted, self.claimed, self.runnable = trusted, claimed, runnable
-        self.started = time.monotonic()
-        self.deadline = self.started + timeout_s if timeout_s else 0.0
+        self._timeout_s = timeout_s
+        self.begin()
         self.stop: Stop = ""
         self.overdue = self.alone = False
         self.task: asyncio.Task[None] | None = None
         self.job: CurrentJob | None = None
+
+    def begin(self) -> None:
+        """The timeout counts from now."""
+        self.started = time.monotonic()
+        self.deadline = self.started + self._timeout_s if self._timeout_s else 0.0
 
     def valid(self) -> bool:
         """Whether the lease surely holds still, by this machine's monotonic clock."""

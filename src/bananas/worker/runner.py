@@ -109,6 +109,8 @@ class Runner:
         timeout_s = runnable.timeout_s if envelope.timeout_ms is None else envelope.timeout_ms / 1000
         run = Run(self.trusted, claimed, runnable, timeout_s)
         run.alone = alone
+        if runnable.isolated:
+            run.deadline = 0.0  # it begins when a process is ready
         keys = claimed.served.keys
         where = (keys.queue, int(claimed.score) >> 42)
         claim = (claimed.tries.attempts + 1, claimed.fence)
@@ -116,8 +118,7 @@ class Runner:
         run.job = job.under(run, run.deadline or None)
         self.running[claimed.member] = run
         self.alone = alone
-        if run.deadline and run.deadline < self._alarm_at:
-            self._set_alarm(run.deadline)
+        self._expect(run)
         run.task = self._loop.create_task(self._run(run, envelope))
 
     # --- call ---
@@ -161,12 +162,19 @@ class Runner:
         return call.result()
 
     async def _call_isolated(self, run: Run, envelope: Envelope[Raw]) -> Raw:
-        if self.pool is None:
+        """The timeout counts from when its process is ready."""
+        if self.pool is None or run.job is None:
             raise RuntimeError("this worker has no process pool")
-        assert run.job is not None
-        return await self.pool.call(run.job, envelope)
+        process = await self.pool.acquire()
+        run.begin()
+        self._expect(run)
+        return await self.pool.call(process, run.job, envelope)
 
     # --- stop early ---
+
+    def _expect(self, run: Run) -> None:
+        if run.deadline and run.deadline < self._alarm_at:
+            self._set_alarm(run.deadline)
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
