@@ -200,6 +200,10 @@ class Bananas:
             ResultTimeout: `timeout` seconds passed before all had ended; what was yielded is complete.
         """
         given = list(jobs)
+        for job in given:
+            if job.has_ended:
+                yield job
+        given = [job for job in given if not job.has_ended]
         by_channel = {keys.result(job_id): job for job in given for keys, job_id in [job.place]}
         limit = None if timeout is None else seconds(timeout, "timeout")
         waiter = Waiter.of(self.client.here())

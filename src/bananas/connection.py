@@ -308,13 +308,19 @@ class SyncConnection:
     def _connect(address: Address, timeout: float) -> socket.socket:
         if address.path:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(timeout)
-            sock.connect(address.path)
-            return sock
-        sock = socket.create_connection((address.host, address.port), timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        context = address.tls_context()
-        return sock if context is None else context.wrap_socket(sock, server_hostname=address.host)
+        else:
+            sock = socket.create_connection((address.host, address.port), timeout)
+        try:
+            if address.path:
+                sock.settimeout(timeout)
+                sock.connect(address.path)
+                return sock
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            context = address.tls_context()
+            return sock if context is None else context.wrap_socket(sock, server_hostname=address.host)
+        except BaseException:
+            sock.close()
+            raise
 
     @property
     def closed(self) -> bool:

@@ -48,7 +48,7 @@ class SubmitError(BananasError):
 
 
 class UnknownTask(SubmitError):
-    """No task of this name is registered in the app."""
+    """No task of this name is declared here (inline tests only: a worker hands such jobs back)."""
 
 
 class InvalidArguments(SubmitError):

@@ -60,6 +60,11 @@ class Job(Generic[R]):
         """Its queue's keys and its id there."""
         return self._keys, self._job_id
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether this handle knows how the job ended, so that `result` asks nobody."""
+        return self._outcome is not None
+
     def ended(self, outcome: Outcome) -> "Job[R]":
         """This handle, knowing how the job ended, so that `result` asks nobody."""
         self._outcome = outcome

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -16,10 +16,11 @@ from bananas.handle import Job
 from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id
 from bananas.middleware import Chain, Draft
-from bananas.result import refuse_on_loop
+from bananas.result import Outcome, refuse_on_loop
 from bananas.task import NO_OPTIONS, Call, Options, Task
 
 R = TypeVar("R")
+RunHere = Callable[[QueueKeys, NewJob], Coroutine[Any, Any, Outcome]]
 BULK_LANES = 3
 
 
@@ -57,10 +58,19 @@ class Producer:
 
     Args:
         tasks: the app's tasks by name, for submits by name.
+
+    Attributes:
+        run_here: runs a packed job instead of sending it, and tells how it ended; None but in tests (`bananas.testing.inline`).
     """
 
     def __init__(self, settings: Settings, client: Client, chain: Chain, tasks: dict[str, Task[Any, Any]]) -> None:
-        self.settings, self.client, self.chain, self._tasks = settings, client, chain, tasks
+        self.chain, self._tasks = chain, tasks
+        self.run_here: RunHere | None = None
+        self.use(settings, client)
+
+    def use(self, settings: Settings, client: Client) -> None:
+        """From now on, submit by these settings to this client's server."""
+        self.settings, self.client = settings, client
         self._pace = Pace(settings.submit_rate)
         self._keys: dict[str, QueueKeys] = {}
         self._plans: dict[str, _Plan] = {}
@@ -72,6 +82,10 @@ class Producer:
             found = self._keys[queue] = QueueKeys(self.settings.namespace, queue)
         return found
 
+    def known(self, name: str) -> Task[Any, Any] | None:
+        """The task of this name, if it is declared here."""
+        return self._tasks.get(name)
+
     async def submit(self, call: Call[R]) -> Job[R]:
         """Submit one call; see `Task.submit`."""
         if self.chain.wraps_submit:
@@ -82,6 +96,8 @@ class Producer:
 
     async def _send(self, call: Call[R]) -> Job[R]:
         plan, job = self.pack(call)
+        if self.run_here is not None:
+            return self.handle(plan, job, job.job_id).ended(await self.run_here(plan.keys, job))
         if pause := self._pace.wait_for(1):
             await asyncio.sleep(pause)
         job_id = await self.client.here().submit(plan.keys, job, call.options.call_timeout or self.client.budget)
@@ -98,6 +114,8 @@ class Producer:
 
     def _send_sync(self, call: Call[R]) -> Job[R]:
         plan, job = self.pack(call)
+        if self.run_here is not None:
+            return self.handle(plan, job, job.job_id).ended(asyncio.run(self.run_here(plan.keys, job)))
         if pause := self._pace.wait_for(1):
             time.sleep(pause)
         budget = call.options.call_timeout or self.client.budget
@@ -107,6 +125,10 @@ class Producer:
     async def submit_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """Submit any number of calls in few round trips, pipelined over several lanes. Raises SubmitManyError."""
         many = _Many[R](self, calls)
+        if self.run_here is not None:
+            for keys, job in many.packed():
+                many.ran(job, await self.run_here(keys, job))
+            return many.jobs()
         here = self.client.here()
         free: asyncio.Queue[Lane] = asyncio.Queue()
         for index in range(BULK_LANES):
@@ -132,6 +154,10 @@ class Producer:
         """`submit_many` from code without an event loop."""
         refuse_on_loop("submit_many_sync()", "app.submit_many()")
         many = _Many[R](self, calls)
+        if self.run_here is not None:
+            for keys, job in many.packed():
+                many.ran(job, asyncio.run(self.run_here(keys, job)))
+            return many.jobs()
         budget = self.client.budget
         for keys, jobs in batches(many.packed()):
             if pause := self._pace.wait_for(len(jobs)):
@@ -239,6 +265,11 @@ class _Many(Generic[R]):
         for place, job in enumerate(jobs):
             index, plan = self._under_way.pop(job.job_id)
             self._outcomes[index] = self._producer.handle(plan, job, job.job_id if ids is None else ids[place])
+
+    def ran(self, job: NewJob, outcome: Outcome) -> None:
+        """A job was run instead of being stored."""
+        index, plan = self._under_way.pop(job.job_id)
+        self._outcomes[index] = self._producer.handle(plan, job, job.job_id).ended(outcome)
 
     def failed(self, jobs: Sequence[NewJob], error: BananasError) -> None:
         """A batch was not stored."""

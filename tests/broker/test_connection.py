@@ -66,6 +66,7 @@ async def test_a_deadline_is_kept_after_a_longer_one(connection: Connection) -> 
 
 async def test_a_deadline_is_kept_behind_a_batch_with_a_longer_one(connection: Connection) -> None:
     first = asyncio.ensure_future(connection.execute([NEVER], 30))
+    await asyncio.sleep(0)  # it is sent first
     assert await lost_after(connection, GET_TIME, 0.05) < 5
     with pytest.raises(ConnectionLost):
         await first

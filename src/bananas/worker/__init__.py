@@ -2,6 +2,7 @@
 
 supervisor   starts the children, beats for them, takes back what a dead one held
 child        one worker process: loads the app, opens its resources, runs the loops below
+  engine     puts together what runs jobs:
   fetcher    turns: settle what has ended, claim for the free slots; waits for the marker when idle
   runner     one job as a pipeline of values: decode, call, decide
   settler    outcomes on their way to the next turn

@@ -20,21 +20,16 @@ import msgspec
 import structlog
 
 from bananas.app import Bananas
-from bananas.broker import Filter
 from bananas.client import new_boot
-from bananas.config import Settings, parse_routing_key
+from bananas.config import Settings
 from bananas.errors import BananasError, ConfigError
-from bananas.keys import queues_key, task_tag
 from bananas.logs import configure
-from bananas.session import check_layout, first_use
 from bananas.worker import table as tables
 from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line, send_hello
-from bananas.worker.fetcher import Fetcher
+from bananas.worker.engine import Engine, open_queues
 from bananas.worker.isolated import IsolatedPool
 from bananas.worker.loading import load_app, override
 from bananas.worker.maintenance import Clock, Upkeep, repeat
-from bananas.worker.run import Runnable
-from bananas.worker.runner import Runner
 from bananas.worker.served import Served
 from bananas.worker.table import LeaseTable
 
@@ -56,7 +51,7 @@ class Child:
     async def run(self) -> int:
         """Work until told to stop. Returns the exit code."""
         async with AsyncExitStack() as stack:
-            queues = await self._queues()
+            queues = await open_queues(self.app, self.boot)
             self._build(queues)
             resources = self.app.registry.lifespan
             if resources is not None:
@@ -80,70 +75,17 @@ class Child:
 
     # --- set up ---
 
-    async def _queues(self) -> list[Served]:
-        """The queues to serve, each checked to be of this layout."""
-        named = [parse_routing_key(entry) for entry in self.settings.worker_routing_keys]
-        names: list[tuple[str, int | None]] = named or [(queue, None) for queue in self.app.registry.queues() or ["default"]]
-        lane = self.app.client.here().lane
-        if self.settings.worker_mode == "scheduler-only":
-            from bananas.broker import plain
-
-            (known,) = await lane.ask(
-                None, [plain(list, "SMEMBERS", queues_key(self.settings.namespace))], self.settings.call_timeout, "reading queues"
-            )
-            names += [(name.decode(), None) for name in known if name.decode() not in dict(names)]
-        queues: list[Served] = []
-        for index, (name, weight) in enumerate(names):
-            keys = self.app.producer.keys(name)
-            replies = await lane.ask(None, first_use(keys), self.settings.call_timeout, f"opening queue {name!r}")
-            for reply in replies:
-                if isinstance(reply, BananasError):
-                    raise reply
-            check_layout(keys, replies[-1])
-            queues.append(Served(index, keys, self.boot, weight or 0))
-        if len(queues) > 255:
-            raise ConfigError(f"this worker would serve {len(queues)} queues; the most is 255: name some with --queues")
-        return queues
-
     def _build(self, queues: list[Served]) -> None:
-        settings, registry = self.settings, self.app.registry
-        capacity = tables.capacity_for(settings.slots)
+        capacity = tables.capacity_for(self.settings.slots)
         self._table_fd = tables.make_file(capacity)
         self._table = LeaseTable(self._table_fd, capacity)
-        tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
-        self._runner = Runner(tasks, settings, self.app.producer.chain, self._table, self._changed)
+        self._engine = Engine(self.app, self.boot, queues, self._table)
+        self._runner, self._fetcher = self._engine.runner, self._engine.fetcher
+        tasks = self._runner.tasks
         if any(task.isolated for task in tasks.values()):
             most = {name: task.max_retries for name, task in tasks.items()}
             self._runner.pool = IsolatedPool(self._spec.target, self._spec.modules, self._spec.settings, most)
-        self._fetcher = Fetcher(
-            self.app.client.address,
-            self.boot,
-            queues,
-            self._runner,
-            self._table,
-            lease_ms=round(settings.lease * 1000),
-            wanted=self._wanted(),
-        )
         self._fetcher.burst = self._spec.burst
-        self._fetcher.promotes = settings.enable_scheduler
-        self._served = queues
-
-    def _changed(self) -> None:
-        self._fetcher.changed()
-
-    def _wanted(self) -> Filter:
-        settings = self.settings
-        if settings.worker_mode == "specialized":
-            return Filter(settings.worker_priorities)
-        if settings.worker_mode == "job-specialized":
-            for name in settings.worker_job_types:
-                if name not in self.app.registry.tasks:
-                    raise ConfigError(
-                        f"WORKER_JOB_TYPES names {name!r}, which no module declares; tasks: {', '.join(self.app.registry.tasks)}"
-                    )
-            self._runner.only = frozenset(settings.worker_job_types)
-            return Filter((), tuple(task_tag(name) for name in settings.worker_job_types))
-        return Filter()
 
     def _greet(self, queues: list[Served]) -> None:
         settings = self.settings
@@ -171,7 +113,7 @@ class Child:
         loops = [loop.create_task(self._listen())]
         only_upkeep = settings.worker_mode == "scheduler-only"
         if settings.enable_scheduler:
-            loops.append(loop.create_task(repeat(Upkeep(here, self._served, settings, promotes=only_upkeep).tick, "upkeep")))
+            loops.append(loop.create_task(repeat(Upkeep(here, self._engine.queues, settings, promotes=only_upkeep).tick, "upkeep")))
         if settings.cron_scheduler_enabled and self.app.registry.crons:
             clock = Clock(here, list(self.app.registry.crons.values()), self.app.producer, settings)
             loops.append(loop.create_task(repeat(clock.tick, "cron")))
@@ -200,12 +142,7 @@ class Child:
             self.stop("orphaned")
 
     def _obey(self, message: Message) -> None:
-        for name in message.lost:
-            if (run := self._runner.running.get(name.encode())) is not None:
-                self._runner.stop(run, "lost")
-        for name in message.cancelled:
-            if (run := self._runner.running.get(name.encode())) is not None and run.stop == "":
-                self._runner.stop(run, "cancel")
+        self._engine.stop_runs([name.encode() for name in message.lost], [name.encode() for name in message.cancelled])
         if message.quiet:
             log.info("quiet: no more jobs are claimed")
             self._fetcher.stop_accepting()

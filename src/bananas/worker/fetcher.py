@@ -63,6 +63,7 @@ class Fetcher:
         self._lease_ms, self._wanted = lease_ms, wanted
         self._rotation = Rotation(queues)
         self._connection: Connection | None = None
+        self._waiting_on: Connection | None = None
         self._event = asyncio.Event()
         self._idle = asyncio.Event()
         self._suspect_since = 0.0
@@ -280,7 +281,6 @@ class Fetcher:
 
     async def wait_for_markers(self) -> None:
         """The waiter: while no queue is hungry and slots are free, block on the markers."""
-        connection: Connection | None = None
         rotation = 0
         while True:
             await self._idle.wait()
@@ -295,8 +295,9 @@ class Fetcher:
                 self._wake_all()
                 continue
             try:
+                connection = self._waiting_on
                 if connection is None or connection.closed:
-                    connection = await Connection.open(self._address, f"bananas:waiter:{self.boot}", TURN_TIMEOUT_S)
+                    connection = self._waiting_on = await Connection.open(self._address, f"bananas:waiter:{self.boot}", TURN_TIMEOUT_S)
                 block_s = REST_S if resting else BLOCK_S
                 (reply,) = await connection.execute([("BZPOPMIN", *names, block_s)], block_s + 2.0)
                 self._woken(reply)
@@ -336,6 +337,7 @@ class Fetcher:
         self.stop_accepting()
 
     def close(self) -> None:
-        """Close the command connection."""
-        if self._connection is not None:
-            self._connection.close()
+        """Close its connections."""
+        for connection in (self._connection, self._waiting_on):
+            if connection is not None:
+                connection.close()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from bananas.app import Bananas
-from bananas.config import load_settings
+from bananas.config import Settings, load_settings
 from bananas.errors import ConfigError
 
 
@@ -41,8 +41,13 @@ def load_app(target: str, modules: Sequence[str] = ()) -> Bananas:
 
 def override(app: Bananas, given: Mapping[str, Any]) -> None:
     """Let settings from the command line win over the app's own. Raises ConfigError."""
+    app.settings = overridden(app.settings, given)
+    app.producer.use(app.settings, app.client)
+
+
+def overridden(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Settings in which the given ones, by field name, win. Raises ConfigError."""
     if not given:
-        return
+        return settings
     read = load_settings(given)
-    app.settings = msgspec.structs.replace(app.settings, **{name: getattr(read, name) for name in given})
-    app.producer.settings = app.settings
+    return msgspec.structs.replace(settings, **{name: getattr(read, name) for name in given})

@@ -207,3 +207,8 @@ class Outcomes:
             task.add_done_callback(self._tasks.discard)
 
         return start
+
+    async def hooks_ended(self, timeout: float | None = None) -> None:
+        """Wait for the hooks under way, at most `timeout` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)

@@ -1,0 +1,92 @@
+"""The parts of a worker that run jobs, put together: its queues, the lease table, the runner and the fetch loop.
+
+A worker process has one engine (child.py), whose leases its supervisor renews; a test has one in its own process (bananas.testing).
+"""
+
+from collections.abc import Iterable
+
+from bananas.app import Bananas
+from bananas.broker import Filter, plain
+from bananas.config import parse_routing_key
+from bananas.errors import BananasError, ConfigError
+from bananas.keys import queues_key, task_tag
+from bananas.session import check_layout, first_use
+from bananas.worker.fetcher import Fetcher
+from bananas.worker.run import Runnable
+from bananas.worker.runner import Runner
+from bananas.worker.served import Served
+from bananas.worker.table import LeaseTable
+
+MOST_QUEUES = 255
+
+
+async def open_queues(app: Bananas, boot: str) -> list[Served]:
+    """The queues that a worker of this app serves by its settings, each noted on the server and checked to be of this layout.
+
+    Raises:
+        ConfigError: more than 255, or one of another layout.
+        BrokerError: the server does not answer, or refuses.
+    """
+    settings = app.settings
+    named = [parse_routing_key(entry) for entry in settings.worker_routing_keys]
+    names: list[tuple[str, int | None]] = named or [(queue, None) for queue in app.registry.queues() or ["default"]]
+    lane = app.client.here().lane
+    if settings.worker_mode == "scheduler-only":
+        request = plain(list, "SMEMBERS", queues_key(settings.namespace))
+        (known,) = await lane.ask(None, [request], settings.call_timeout, "reading queues")
+        names += [(name.decode(), None) for name in known if name.decode() not in dict(names)]
+    if len(names) > MOST_QUEUES:
+        raise ConfigError(f"this worker would serve {len(names)} queues; the most is {MOST_QUEUES}: name some with --queues")
+    queues: list[Served] = []
+    for index, (name, weight) in enumerate(names):
+        keys = app.producer.keys(name)
+        replies = await lane.ask(None, first_use(keys), settings.call_timeout, f"opening queue {name!r}")
+        for reply in replies:
+            if isinstance(reply, BananasError):
+                raise reply
+        check_layout(keys, replies[-1])
+        queues.append(Served(index, keys, boot, weight or 0))
+    return queues
+
+
+class Engine:
+    """Runs the jobs of an app's queues, as the app's settings say. Whoever holds it renews the leases in its table.
+
+    Attributes:
+        queues, table, runner, fetcher: the parts; the runner has no pool yet for tasks with a process of their own.
+    """
+
+    def __init__(self, app: Bananas, boot: str, queues: list[Served], table: LeaseTable) -> None:
+        settings, registry = app.settings, app.registry
+        self.queues, self.table = queues, table
+        tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
+        self.runner = Runner(tasks, settings, app.producer.chain, table, self._changed)
+        self.fetcher = Fetcher(
+            app.client.address, boot, queues, self.runner, table, lease_ms=round(settings.lease * 1000), wanted=self._wanted(app)
+        )
+        self.fetcher.promotes = settings.enable_scheduler
+
+    def _changed(self) -> None:
+        self.fetcher.changed()
+
+    def _wanted(self, app: Bananas) -> Filter:
+        """Which jobs are claimed, by the worker's mode."""
+        settings, tasks = app.settings, app.registry.tasks
+        if settings.worker_mode == "specialized":
+            return Filter(settings.worker_priorities)
+        if settings.worker_mode == "job-specialized":
+            for name in settings.worker_job_types:
+                if name not in tasks:
+                    raise ConfigError(f"WORKER_JOB_TYPES names {name!r}, which no module declares; tasks: {', '.join(tasks)}")
+            self.runner.only = frozenset(settings.worker_job_types)
+            return Filter((), tuple(task_tag(name) for name in settings.worker_job_types))
+        return Filter()
+
+    def stop_runs(self, lost: Iterable[bytes], cancelled: Iterable[bytes]) -> None:
+        """Stop the runs of leases, by member, that the server says are lost, or whose jobs somebody cancelled."""
+        for member in lost:
+            if (run := self.runner.running.get(member)) is not None:
+                self.runner.stop(run, "lost")
+        for member in cancelled:
+            if (run := self.runner.running.get(member)) is not None and run.stop == "":
+                self.runner.stop(run, "cancel")
