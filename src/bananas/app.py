@@ -222,7 +222,8 @@ class Bananas:
         from bananas import embedded
 
         interactive = hasattr(sys, "ps1") or (sys.stdin is not None and sys.stdin.isatty())
-        environ = dict(os.environ) | ({"BANANAS_EMBEDDED": "1"} if self.settings.embedded else {})
+        wanted_embedded = {} if self.settings.embedded is None else {"BANANAS_EMBEDDED": "1" if self.settings.embedded else "0"}
+        environ = dict(os.environ) | wanted_embedded
         container = embedded.in_container()
         if not embedded.embedded_allowed(environ, interactive, container):
             raise ConfigError(embedded.refusal(environ, interactive, container))
