@@ -17,7 +17,7 @@ In a conftest.py: `pytest_plugins = ["bananas.testing"]` gives the fixture `bana
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -106,7 +106,7 @@ async def _burst(app: Bananas) -> int:
 
 
 @asynccontextmanager
-async def _beating(app: Bananas, table: LeaseTable, queues: list[Served]) -> AsyncIterator[None]:
+async def _beating(app: Bananas, table: LeaseTable, queues: list[Served]) -> AsyncGenerator[None, None]:
     """Renew the leases as a supervisor would."""
 
     async def beat() -> None:
@@ -142,7 +142,7 @@ async def _bring_forward(app: Bananas) -> int:
 
 
 @contextmanager
-def inline(app: Bananas) -> Iterator[None]:
+def inline(app: Bananas) -> Generator[None, None, None]:
     """Run jobs at once where they are submitted, without a server; arguments and values still pass through the codec.
 
     Delays are skipped, retries run at once, `job.result()` returns the value or raises TaskError. Priorities, uniqueness and expiry mean
