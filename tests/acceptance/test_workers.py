@@ -61,7 +61,7 @@ def test_the_checker_finds_a_lost_and_a_duplicated_job() -> None:
     assert (verdict.lost, verdict.ghosts, verdict.duplicate_runs) == ({"b"}, {"x"}, 1)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.slow
 async def test_nothing_is_lost_while_workers_are_killed(shop: Bananas, start: Start, tmp_path: Path) -> None:
     from bananas.task import Call
 
@@ -69,13 +69,13 @@ async def test_nothing_is_lost_while_workers_are_killed(shop: Bananas, start: St
     jobs = await shop.submit_many(Call("work", (5,), {}) for _ in range(2_000))
     submitted = {job.id for job in jobs}
     turns = itertools.cycle(workers)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 60
     next_kill = time.monotonic() + 0.3
     while not await empty(shop):
-        assert time.monotonic() < deadline, len(check(submitted, ledger(tmp_path)).lost)
+        assert time.monotonic() < deadline, check(submitted, ledger(tmp_path))
         if time.monotonic() >= next_kill:
-            if next(turns).kill_child():
-                next_kill = time.monotonic() + 0.3
+            next(turns).kill_child()
+            next_kill = time.monotonic() + 0.3
         await asyncio.sleep(0.02)
     verdict = check(submitted, ledger(tmp_path))
     assert (verdict.lost, verdict.ghosts) == (set(), set())
