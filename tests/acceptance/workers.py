@@ -24,6 +24,7 @@ class WorkerProcess:
     """One `bananas worker` with its children."""
 
     def __init__(self, folder: Path, url: str, namespace: str, *, burst: bool = False, **settings: Any) -> None:
+        self._folder = folder
         self._log = (folder / "worker.log").open("ab")
         options = {"lease": 1.0, "worker_concurrency": 20, "log_level": "warning", "shutdown_timeout": 5.0} | settings
         spec = WorkerSpec(target="worker_app:app", settings=options, burst=burst)
@@ -38,10 +39,11 @@ class WorkerProcess:
         return []
 
     def kill_child(self) -> bool:
-        """SIGKILL one worker process; its supervisor lives."""
+        """SIGKILL one worker process that has begun to work; its supervisor lives. False: none has."""
         for child in self.children():
-            os.kill(child, signal.SIGKILL)
-            return True
+            if (self._folder / f"{child}.ledger").exists():
+                os.kill(child, signal.SIGKILL)
+                return True
         return False
 
     def kill_all(self) -> None:
