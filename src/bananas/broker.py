@@ -210,11 +210,17 @@ def _result_parts(keys: QueueKeys, jobs: Sequence[Ending | Burial]) -> tuple[lis
     return names, args
 
 
-def complete(keys: QueueKeys, boot: str, turn: int, jobs: Sequence[Ending], *, full: bool, dropped: bytes) -> Request[list[bool]]:
-    """End jobs for good. Returns per job whether its lease was still held (False: nothing was changed for it)."""
+def complete(
+    keys: QueueKeys, boot: str, turn: int, jobs: Sequence[Ending], *, full: bool, dropped: bytes, part: str = "complete"
+) -> Request[list[bool]]:
+    """End jobs for good. Returns per job whether its lease was still held (False: nothing was changed for it).
+
+    Args:
+        part: names the memory of this kind of batch, where a turn has more than one.
+    """
     names, results = _result_parts(keys, jobs)
     args = (turn, len(jobs), int(full), dropped, *[job.member for job in jobs], *results)
-    return Request(_flags, script("complete"), (*keys.fixed, keys.seen(boot, "complete"), *names), args)
+    return Request(_flags, script("complete"), (*keys.fixed, keys.seen(boot, part), *names), args)
 
 
 def bury(keys: QueueKeys, boot: str, turn: int, jobs: Sequence[Burial], *, full: bool, dropped: bytes) -> Request[list[bool]]:

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- End jobs for good (done, discarded, cancelled, expired): store the results that are wanted, forget the jobs, drop the leases.
--- KEYS 12 seen:<boot>.complete, 13.. result:<id> of the jobs whose result is kept
+-- KEYS 12 seen:<boot>.complete or .end, 13.. result:<id> of the jobs whose result is kept
 -- ARGV 2 turn, 3 count, 4 '1' if the server is full (a result larger than the body that it frees is dropped), 5 the mark of a dropped result,
 --   then the members id:boot:fence, then per result key: index of its member (1-based), ttl in ms, packed result
 -- Returns a string, per member '1' (ended) or '0' (the lease is lost: nothing was changed for it); error STALE.

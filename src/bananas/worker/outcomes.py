@@ -18,7 +18,7 @@ from bananas.job import ErrorRecord, FinalState, History, Result, Tries
 from bananas.retry import Decision, Retry, decide
 from bananas.worker.isolated import IsolatedFailure
 from bananas.worker.run import Claimed, Run, Runnable
-from bananas.worker.settler import burial, comeback, ending, handback
+from bananas.worker.settler import burial, comeback, ending, handback, success
 
 log = structlog.get_logger("bananas.worker")
 
@@ -77,7 +77,7 @@ class Outcomes:
             attempts, worker = claimed.tries.attempts + 1, self.worker
             kept = Result("success", Raw(packed), attempts=attempts, worker=worker, **self._times(run))
             result = KeptResult(self._ttl(claimed, run.runnable, "success"), pack_result(kept))
-        claimed.served.settler.add(ending(Ending(claimed.member, result), claimed.slot, accepted))
+        claimed.served.settler.add(success(Ending(claimed.member, result), claimed.slot, accepted))
 
     def _times(self, run: Run) -> dict[str, Any]:
         run_s = time.monotonic() - run.started

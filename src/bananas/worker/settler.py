@@ -13,9 +13,11 @@ from bananas.codec import pack_result
 from bananas.job import Result
 from bananas.keys import QueueKeys
 
-DROPPED = pack_result(Result("success", dropped=True))
+# What stands for a result that a full server has no room for. It says how the job ended: only the value, or the traceback, is gone.
+DROPPED_VALUE = pack_result(Result("success", dropped=True))
+DROPPED_ERROR = pack_result(Result("dead", error_message="the server was full: the error is kept with the dead job", dropped=True))
 
-KINDS = ("complete", "bury", "retry", "release")
+KINDS = ("complete", "bury", "retry", "release", "end")
 
 
 class Settlement(NamedTuple):
@@ -68,17 +70,24 @@ class Settler:
     def _request(self, kind: int, batch: Sequence[Settlement], full: bool) -> Request[list[bool]]:
         entries = [settlement.entry for settlement in batch]
         if kind == 0:
-            return broker.complete(self._keys, self._boot, self._number, entries, full=full, dropped=DROPPED)
+            return broker.complete(self._keys, self._boot, self._number, entries, full=full, dropped=DROPPED_VALUE)
         if kind == 1:
-            return broker.bury(self._keys, self._boot, self._number, entries, full=full, dropped=DROPPED)
+            return broker.bury(self._keys, self._boot, self._number, entries, full=full, dropped=DROPPED_ERROR)
         if kind == 2:
             return broker.retry(self._keys, self._boot, self._number, entries)
-        return broker.release(self._keys, self._boot, self._number, entries)
+        if kind == 3:
+            return broker.release(self._keys, self._boot, self._number, entries)
+        return broker.complete(self._keys, self._boot, self._number, entries, full=False, dropped=b"", part="end")
 
 
-def ending(entry: Ending, slot: int, accepted: Callable[[], None] | None = None) -> Settlement:
-    """The job ends for good."""
+def success(entry: Ending, slot: int, accepted: Callable[[], None] | None = None) -> Settlement:
+    """The job ends with its value."""
     return Settlement(0, entry, slot, accepted)
+
+
+def ending(entry: Ending, slot: int) -> Settlement:
+    """The job ends without a value (discarded, cancelled, expired): its result is a few words, and is kept on a full server too."""
+    return Settlement(4, entry, slot)
 
 
 def burial(entry: Burial, slot: int, accepted: Callable[[], None] | None = None) -> Settlement:
