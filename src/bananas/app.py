@@ -200,15 +200,22 @@ class Bananas:
             ResultTimeout: `timeout` seconds passed before all had ended; what was yielded is complete.
         """
         given = list(jobs)
+        ended = [job for job in given if job.has_ended]
+        waiting: dict[str, list[Job[R]]] = {}
         for job in given:
-            if job.has_ended:
-                yield job
-        given = [job for job in given if not job.has_ended]
-        by_channel = {keys.result(job_id): job for job in given for keys, job_id in [job.place]}
+            if not job.has_ended:
+                keys, job_id = job.place
+                waiting.setdefault(keys.result(job_id), []).append(job)
+        for job in ended:
+            yield job
+        if not waiting:
+            return
         limit = None if timeout is None else seconds(timeout, "timeout")
         waiter = Waiter.of(self.client.here())
-        async for channel, outcome in waiter.outcomes(wanted([job.place for job in given]), limit, self.settings.call_timeout):
-            yield by_channel[channel].ended(outcome)
+        places = wanted([jobs[0].place for jobs in waiting.values()])
+        async for channel, outcome in waiter.outcomes(places, limit, self.settings.call_timeout):
+            for job in waiting[channel]:
+                yield job.ended(outcome)
 
     async def close(self) -> None:
         """Close the connections of the running loop and of threads; the app opens new ones when it is used again."""

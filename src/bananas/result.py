@@ -13,9 +13,10 @@ from bananas import broker, codec
 from bananas.broker import Request
 from bananas.client import LoopClient, SyncPool
 from bananas.connection import Connection, ConnectionLost, SyncConnection
-from bananas.errors import BrokerError, BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
+from bananas.errors import BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
 from bananas.job import Result
 from bananas.keys import QueueKeys
+from bananas.session import answer, pause_before
 
 REREAD_S = 3.0
 _READ_BATCH = 500
@@ -26,6 +27,9 @@ class Gone:
 
 
 GONE = Gone()
+DIED = codec.pack_result(
+    Result("dead", error_message="its result is not kept; the error is with the dead job: queue.dead.list()", attempts=0)
+)
 Outcome = bytes | Gone
 Wanted = Mapping[str, tuple[QueueKeys, str]]
 
@@ -36,26 +40,27 @@ def wanted(jobs: Sequence[tuple[QueueKeys, str]]) -> dict[str, tuple[QueueKeys, 
 
 
 def _reads(pending: Wanted) -> list[tuple[str, list[Request[Any]]]]:
-    """Per channel: does the job exist, then its result, in this order, so that a job that ends in between is not taken for gone."""
-    return [
-        (channel, [broker.plain(int, "HEXISTS", keys.jobs, job_id), broker.plain(_same, "GET", channel)])
-        for channel, (keys, job_id) in pending.items()
-    ]
+    """Per channel: does the job exist, is it dead, then its result: in this order a job that ends in between is not taken for gone."""
+    return [(channel, _reads_of(keys, job_id, channel)) for channel, (keys, job_id) in pending.items()]
 
 
 def _same(reply: Any) -> Any:
     return reply
 
 
+def _reads_of(keys: QueueKeys, job_id: str, channel: str) -> list[Request[Any]]:
+    exists, died = broker.plain(int, "HEXISTS", keys.jobs, job_id), broker.plain(_same, "ZSCORE", keys.dead, job_id)
+    return [exists, died, broker.plain(_same, "GET", channel)]
+
+
 def _found(channels: Sequence[str], replies: Sequence[Any]) -> list[tuple[str, Outcome]]:
     found: list[tuple[str, Outcome]] = []
     for index, channel in enumerate(channels):
-        exists, data = replies[2 * index], replies[2 * index + 1]
-        for reply in (exists, data):
-            if isinstance(reply, BrokerError):
-                raise reply
+        exists, died, data = (answer(reply) for reply in replies[3 * index : 3 * index + 3])
         if data is not None:
             found.append((channel, data))
+        elif died is not None:
+            found.append((channel, DIED))
         elif not exists:
             found.append((channel, GONE))
     return found
@@ -102,8 +107,8 @@ class Waiter:
             self._listeners.setdefault(channel, []).append(listener)
         try:
             while pending:
-                connection = await self._subscribed(pending, budget)
-                for channel, outcome in await self._read(pending, budget):
+                connection, found = await self._look(pending, deadline, budget)
+                for channel, outcome in found:
                     del pending[channel]
                     yield channel, outcome
                 async for channel, data in self._announced(connection, pending, news, deadline):
@@ -111,6 +116,18 @@ class Waiter:
                     yield channel, data
         finally:
             self._forget(listeners)
+
+    async def _look(self, pending: Wanted, deadline: float | None, budget: float) -> tuple[Connection, list[tuple[str, Outcome]]]:
+        """Subscribe, then read. Raises ResultTimeout when the deadline comes first, else BrokerUnavailable after the budget."""
+        loop = asyncio.get_running_loop()
+        patience = budget if deadline is None else max(0.05, min(budget, deadline - loop.time()))
+        try:
+            connection = await self._subscribed(pending, patience)
+            return connection, await self._read(pending, patience)
+        except BrokerUnavailable as error:
+            if deadline is not None and loop.time() >= deadline:
+                raise ResultTimeout(f"the server was away until the timeout ({error}); the jobs may be waited for again") from error
+            raise
 
     async def _announced(
         self, connection: Connection, pending: Wanted, news: "asyncio.Queue[tuple[str, bytes]]", deadline: float | None
@@ -142,20 +159,21 @@ class Waiter:
 
     async def _subscribed(self, pending: Wanted, budget: float) -> Connection:
         """The subscription connection, once the server has confirmed every channel. Raises BrokerUnavailable."""
-        deadline = asyncio.get_running_loop().time() + budget
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + budget
+        tries = 0
         while True:
-            connection = await self._open(budget)
-            missing = [channel for channel in pending if channel not in self._confirmed]
-            self._confirmed |= {channel: asyncio.Event() for channel in missing}
-            for start in range(0, len(missing), _READ_BATCH):
-                connection.post(("SUBSCRIBE", *missing[start : start + _READ_BATCH]))
             try:
-                await self._confirmation(pending, deadline)
+                connection = await self._open(max(0.05, deadline - loop.time()))
+                await self._confirmation(connection, pending, deadline)
                 return connection
-            except (TimeoutError, KeyError) as error:
-                connection.close()
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise BrokerUnavailable("the server did not confirm a subscription in time; the jobs go on") from error
+            except (TimeoutError, KeyError, BrokerUnavailable) as error:
+                if self._connection is not None:
+                    self._connection.close()
+                if loop.time() >= deadline:
+                    raise BrokerUnavailable(f"no subscription to results within {budget:g} s ({error}); the jobs go on") from error
+            await pause_before(tries, deadline)
+            tries += 1
 
     async def _open(self, budget: float) -> Connection:
         async with self._opening:
@@ -165,7 +183,12 @@ class Waiter:
                 self._connection = await Connection.open(self._client.address, name, budget, on_message=self._on_message)
             return self._connection
 
-    async def _confirmation(self, pending: Wanted, deadline: float) -> None:
+    async def _confirmation(self, connection: Connection, pending: Wanted, deadline: float) -> None:
+        """Subscribe to the channels that are not yet, and wait until the server has confirmed all."""
+        missing = [channel for channel in pending if channel not in self._confirmed]
+        self._confirmed |= {channel: asyncio.Event() for channel in missing}
+        for start in range(0, len(missing), _READ_BATCH):
+            connection.post(("SUBSCRIBE", *missing[start : start + _READ_BATCH]))
         async with asyncio.timeout_at(deadline):
             for channel in pending:
                 await self._confirmed[channel].wait()
@@ -203,22 +226,37 @@ def wait_sync(pool: SyncPool, name: str, keys: QueueKeys, job_id: str, timeout: 
     pair = _reads({channel: (keys, job_id)})[0][1]
 
     def look() -> Outcome | None:
-        replies = pool.use(lambda lane: lane.ask(None, pair, budget, "reading a result"), budget)
+        patience = budget if deadline is None else max(0.05, min(budget, deadline - time.monotonic()))
+        replies = pool.use(lambda lane: lane.ask(None, pair, patience, "reading a result"), patience)
         return next((outcome for _, outcome in _found([channel], replies)), None)
 
+    away_by = time.monotonic() + budget
     while True:
-        connection = SyncConnection(pool.address, f"{name}:results", budget)
         try:
-            connection.execute([("SUBSCRIBE", channel)], budget)
-            outcome = look() or _next_message(connection, deadline) or look()
-        except ConnectionLost:
+            outcome = _listen_once(pool, name, channel, deadline, budget, look)
+            away_by = time.monotonic() + budget
+        except (ConnectionLost, BrokerUnavailable) as error:
+            if time.monotonic() >= away_by and (deadline is None or deadline > away_by):
+                raise BrokerUnavailable(f"no result could be read within {budget:g} s ({error}); the job goes on") from error
             outcome = None
-        finally:
-            connection.close()
+            time.sleep(0.05)
         if outcome is not None:
             return outcome
         if deadline is not None and time.monotonic() >= deadline:
             raise ResultTimeout("the job had not ended in time; it goes on, and may be waited for again")
+
+
+def _listen_once(
+    pool: SyncPool, name: str, channel: str, deadline: float | None, budget: float, look: Callable[[], Outcome | None]
+) -> Outcome | None:
+    """Subscribe, read, wait a while, read again."""
+    patience = budget if deadline is None else max(0.05, min(budget, deadline - time.monotonic()))
+    connection = SyncConnection(pool.address, f"{name}:results", patience)
+    try:
+        connection.execute([("SUBSCRIBE", channel)], patience)
+        return look() or _next_message(connection, deadline) or look()
+    finally:
+        connection.close()
 
 
 def _next_message(connection: SyncConnection, deadline: float | None) -> bytes | None:
