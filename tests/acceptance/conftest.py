@@ -9,7 +9,7 @@ import pytest
 from tests.workers import Ledger, WorkerProcess
 
 from bananas import Bananas
-from bananas.server import PrivateServer
+from bananas.server import PrivateServer, find_server_binary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -51,9 +51,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[PrivateServer]:
+def place(server_kind: str) -> Iterator[PrivateServer]:
     """A server for the tests of one module."""
-    with PrivateServer() as server:
+    with PrivateServer(binary=find_server_binary(server_kind)) as server:
         yield server
 
 

@@ -97,24 +97,44 @@ async def test_an_orphaned_child_stops_by_itself_and_hands_its_job_back(site: Si
     await assert_nothing_left(site)
 
 
-@pytest.mark.parametrize("who", ["child", "tree"])
-async def test_a_worker_stopped_past_its_lease_cannot_settle_and_the_second_run_counts(site: Site, who: str) -> None:
+def signal_all(pids: list[int], number: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+@pytest.mark.parametrize("who", ["child", "supervisor", "tree"])
+async def test_a_worker_stopped_past_its_lease_gives_the_job_up_and_the_second_run_counts(site: Site, who: str) -> None:
     worker, gate = site.worker(), site.gate()
     job = await site.app.submit("follow", str(gate))
     first = await started(site, job.id)
     heir = site.worker()
-    stopped = [first.pid] + ([worker.pid] if who == "tree" else [])
-    for pid in reversed(stopped):
-        os.kill(pid, signal.SIGSTOP)
+    stopped = {"child": [first.pid], "supervisor": [worker.pid], "tree": [worker.pid, first.pid]}[who]
+    signal_all(stopped, signal.SIGSTOP)
     second = await started(site, job.id, 2)
     assert second.pid in heir.children()
     assert second.fence > first.fence
+    signal_all(stopped, signal.SIGCONT)
+    await asyncio.to_thread(wait_for, lambda: "ease lost" in worker.log, "word of the lost lease")
     gate.touch()
     assert await job.result(timeout=10) == second.pid
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
+    await assert_nothing_left(site)
+    assert [line.pid for line in site.ledger.lines("end", job.id)] == [second.pid]
+
+
+async def test_a_worker_stopped_past_its_lease_cannot_settle_a_job_that_has_ended_elsewhere(site: Site) -> None:
+    worker, gate = site.worker(), site.gate()
+    job = await site.app.submit("follow", str(gate))
+    first = await started(site, job.id)
+    heir = site.worker()
+    signal_all([worker.pid, first.pid], signal.SIGSTOP)
+    second = await started(site, job.id, 2)
+    gate.touch()
+    assert await job.result(timeout=10) == second.pid
+    signal_all([worker.pid, first.pid], signal.SIGCONT)
     await asyncio.to_thread(wait_for, lambda: "ease lost" in worker.log, "word of the lost lease")
     assert await site.app.job(job.id).result(timeout=1) == second.pid
+    assert heir.stop() == 0
+    assert await (await site.app.submit("double", 1)).result(timeout=10) == 2  # by the first one, which works on
     await assert_nothing_left(site)
 
 
@@ -195,3 +215,24 @@ async def test_garbage_among_the_leases_is_not_in_the_way_of_taking_over(site: S
     gate.touch()
     await (await site.app.submit("follow", str(gate))).result(timeout=10)
     await assert_nothing_left(site)
+
+
+async def test_processes_that_die_over_and_over_do_not_cost_their_neighbour_its_lease(site: Site) -> None:
+    worker, gate = site.worker(worker_processes=3), site.gate()
+    job = await site.app.submit("follow", str(gate))
+    steady = (await started(site, job.id)).pid
+    killed: set[int] = set()
+
+    def kill_the_others() -> bool:
+        others = set(worker.children()) - killed - {steady}
+        if len(others) == 2:
+            for pid in others:
+                kill(pid)
+            killed.update(others)
+        return len(killed) >= 18
+
+    await asyncio.to_thread(wait_for, kill_the_others, "eighteen deaths", 30)
+    gate.touch()
+    assert await job.result(timeout=10) == steady
+    assert site.ledger.lines("untrusted") == []
+    assert worker.stop() == 0

@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ from bananas.worker.served import Served
 from bananas.worker.table import LeaseTable
 
 STUBBORN_S = 2.0
+HOOKS_S = 2.0  # how long hooks may go on when all jobs have ended
 log = structlog.get_logger("bananas.worker")
 
 
@@ -61,12 +63,14 @@ class Child:
             self._greet(queues)
             loops = self._start_loops()
             await self._fetcher.drained.wait()
+            await self._runner.outcomes.hooks_ended(HOOKS_S)
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             self._fetcher.close()
         await self.app.close()
-        self._channel.sendall(line(Message(bye=self._why)))
+        with contextlib.suppress(OSError):  # the supervisor may be gone
+            self._channel.sendall(line(Message(bye=self._why)))
         log.info("worker process stopped", why=self._why, jobs=self._runner.finished)
         if self._left_behind:
             sys.stderr.flush()

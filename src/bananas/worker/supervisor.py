@@ -118,13 +118,14 @@ class Supervisor:
         self._exit_code = 0
         self._started_ms = int(time.time() * 1000)
         self._restarts: list[float] = []
+        self._starts: list[float] = []
 
     def run(self) -> int:
         """Block until every child has ended for good. Returns the exit code."""
         waker = self._catch_signals()
         self._start_child()
         next_beat = 0.0
-        while self._children:
+        while self._children or self._starts:
             now = time.monotonic()
             for key, _ in self._selector.select(max(0.0, min(next_beat, now + 0.1) - now)):
                 if key.fileobj is waker:
@@ -133,6 +134,7 @@ class Supervisor:
                     self._listen(key.data)
             for child in [child for child in self._children if child.process.poll() is not None]:
                 self._ended(child)
+            self._start_due()
             if time.monotonic() >= next_beat and self._lease():
                 next_beat = time.monotonic() + self._lease() / 4
                 self._beat()
@@ -187,9 +189,15 @@ class Supervisor:
         self._restarts = [at for at in self._restarts if at > now - 10] + [now]
         if code:
             _say(f"worker process {child.process.pid} died with exit code {code}; starting another")
-        if len(self._restarts) > 10:
-            time.sleep(1.0)
-        self._start_child()
+        self._starts.append(now + (1.0 if len(self._restarts) > 10 else 0.0))
+
+    def _start_due(self) -> None:
+        """Start the processes whose time has come: one that dies over and over waits, and the beat of the others goes on."""
+        now = time.monotonic()
+        due = [at for at in self._starts if at <= now]
+        self._starts = [at for at in self._starts if at > now]
+        for _ in due:
+            self._start_child()
 
     def _take_back(self, child: _Child, *, crashed: bool) -> None:
         """What a process that is gone still held: crashed, with a crash counted; else unused."""
@@ -301,6 +309,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._starts.clear()
         timeout = next((child.hello.shutdown_timeout for child in self._children if child.hello is not None), 0.0)
         self._stop_by = time.monotonic() + timeout + KILL_AFTER_S
         for child in self._children:

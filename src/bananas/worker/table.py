@@ -9,6 +9,7 @@ nobody knows: that is refused by the server and ignored by the child.
 """
 
 import mmap
+import os
 import struct
 import tempfile
 import time
@@ -115,10 +116,17 @@ def capacity_for(slots: int) -> int:
     return 3 * slots + 64
 
 
+def private(capacity: int) -> LeaseTable:
+    """A table that this process alone sees."""
+    fd = make_file(capacity)
+    try:
+        return LeaseTable(fd, capacity)
+    finally:
+        os.close(fd)
+
+
 def make_file(capacity: int) -> int:
     """An inheritable file descriptor of a new, empty table (a file without a name)."""
-    import os
-
     with tempfile.TemporaryFile(prefix="bananas-") as file:
         file.truncate(size_of(capacity))
         fd = os.dup(file.fileno())
