@@ -39,7 +39,7 @@ READING_ORDER = """
     connection scripts broker session client
     middleware result handle task producer queue watcher server embedded app logs
     worker.table worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner worker.fetcher
-    worker.engine worker.maintenance worker.control worker.child worker.supervisor worker
+    worker.engine worker.inline worker.maintenance worker.control worker.child worker.supervisor worker
     inspector testing demo_tasks demo cli.*
     contrib.*
     bananas __main__

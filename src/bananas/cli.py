@@ -1,17 +1,25 @@
-"""The command line: `bananas worker | scheduler | demo | server`.
+"""The command line: `bananas worker | scheduler | replay | server | demo`.
 
 Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
 a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
+
+Options that stand for settings are read by the settings' own table (config.py), so they take the same forms as variables and files; what
+the command line gives wins over both, and over the app's code.
 """
 
 import os
 import signal
+import subprocess
 import sys
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from bananas.errors import BananasError, ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 EXAMPLES = """
 \b
@@ -20,120 +28,224 @@ Examples:
   bananas worker shop.tasks:app --queues email:3,default --concurrency 100
   bananas worker shop.tasks:app --burst            end when nothing is ready
   bananas scheduler shop.tasks:app                 upkeep and cron only
+  bananas replay shop.tasks:app JOB_ID             run a dead job again
   bananas server                                   a private server for this directory
   bananas demo                                     see it work
 """
 
+# field of the settings: (option, what stands for its value, help)
+_SETTINGS = {
+    "worker_routing_keys": (
+        "--queues",
+        "A,B",
+        "Serve these queues, in this order; with weights: email:3,default:1. Default: all of the tasks.",
+    ),
+    "worker_concurrency": ("--concurrency", "N", "Jobs at once per process (slots)."),
+    "worker_processes": ("--processes", "N", "Worker processes."),
+    "max_jobs": ("--max-jobs", "N", "Replace a process after so many jobs."),
+    "max_memory_mb": ("--max-memory", "MB", "Replace a process above this resident memory."),
+    "worker_mode": ("--mode", "MODE", "default, thin, specialized, job-specialized or scheduler-only."),
+    "worker_priorities": ("--priorities", "A,B", "Serve these priorities only: high,normal or numbers. Implies --mode specialized."),
+    "worker_job_types": ("--tasks", "A,B", "Run these tasks only; others stay queued. Implies --mode job-specialized."),
+    "shutdown_timeout": ("--shutdown-timeout", "TIME", "How long jobs may finish after SIGTERM, e.g. 25s."),
+    "redis_url": ("--url", "URL", "The server, instead of the app's and REDIS_URL."),
+    "log_level": ("--log-level", "LEVEL", "debug, info, warning or error."),
+    "log_format": ("--log-format", "FORMAT", "console, logfmt or json."),
+}
+_IMPLIED_MODES = {"worker_priorities": "specialized", "worker_job_types": "job-specialized"}
+_COMMON_SETTINGS = ("redis_url", "log_level", "log_format")
+
+
+def _checked(_: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The value of an option as it was given, checked by the rule of the setting that the option stands for."""
+    if value is not None:
+        from typing import get_type_hints
+
+        from bananas.config import Settings
+
+        kind = get_type_hints(Settings, include_extras=True)[str(param.name)].__metadata__[0]
+        kind.read(value, param.opts[0])
+    return value
+
+
+def _setting_options(*fields: str) -> Callable[[F], F]:
+    """Give a command options for these settings."""
+
+    def add(command: F) -> F:
+        for field in reversed(fields):
+            flag, metavar, text = _SETTINGS[field]
+            command = click.option(flag, field, callback=_checked, metavar=metavar, help=text)(command)
+        return command
+
+    return add
+
+
+def _app_arguments(command: F) -> F:
+    modules = click.argument("modules", nargs=-1, metavar="[MODULES]...")
+    return click.argument("target", metavar="MODULE:APP")(modules(command))
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from bananas import __version__
+
+        click.echo(f"bananas {__version__}")
+        ctx.exit()
+
 
 @click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="bananas-queue", prog_name="bananas")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit.")
 def cli() -> None:
-    """Bananas: a distributed task queue on Redis and Valkey."""
+    """Bananas: a distributed task queue on Redis and Valkey. `bananas COMMAND --help` tells more."""
 
 
-def _split(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+@cli.command()
+@_app_arguments
+@_setting_options(*_SETTINGS)
+@click.option("--burst", is_flag=True, help="End when nothing is ready or running.")
+@click.option("--reload", is_flag=True, help="Restart when a .py file below this directory changes (development).")
+def worker(target: str, modules: tuple[str, ...], burst: bool, reload: bool, **given: str | None) -> None:
+    """Run the jobs of MODULE:APP, and of further MODULES with tasks.
+
+    SIGTERM or Ctrl-C: claim no more, let jobs finish, hand the rest back; a second one cancels. SIGUSR1: claim no more.
+    """
+    _prepare_imports()
+    if reload:
+        sys.exit(_run_reloading())
+    settings = {field: value for field, value in given.items() if value is not None}
+    for field, mode in _IMPLIED_MODES.items():
+        if field in settings and settings.setdefault("worker_mode", mode) != mode:
+            raise ConfigError(
+                f"{_SETTINGS[field][0]} is for --mode {mode}: leave out one of {_SETTINGS[field][0]} and what asks for another mode"
+            )
+    _run_worker(target, modules, burst, settings)
+
+
+@cli.command()
+@_app_arguments
+@_setting_options(*_COMMON_SETTINGS)
+def scheduler(target: str, modules: tuple[str, ...], **given: str | None) -> None:
+    """Upkeep only: promote due jobs, take back leases, fire cron. Every worker does it too; for where workers scale to zero."""
+    _prepare_imports()
+    settings = {field: value for field, value in given.items() if value is not None}
+    _run_worker(target, modules, False, settings | {"worker_mode": "scheduler-only", "worker_processes": 1})
 
 
 @cli.command()
 @click.argument("target", metavar="MODULE:APP")
-@click.argument("modules", nargs=-1)
-@click.option(
-    "--queues", metavar="A,B", help="Serve these queues, in this order; with weights: email:3,default:1. Default: all that tasks name."
-)
-@click.option("--concurrency", type=int, metavar="N", help="Jobs at once per process (slots).")
-@click.option("--processes", type=int, metavar="N", help="Worker processes.")
-@click.option("--burst", is_flag=True, help="End when nothing is ready or running.")
-@click.option("--max-jobs", type=int, metavar="N", help="Replace a process after so many jobs.")
-@click.option("--max-memory", type=int, metavar="MB", help="Replace a process above this resident memory.")
-@click.option("--mode", metavar="MODE", help="default, thin, specialized, job-specialized or scheduler-only.")
-@click.option("--priorities", metavar="A,B", help="The priorities that specialized mode serves: high,normal or numbers.")
-@click.option("--tasks", metavar="A,B", help="The tasks that job-specialized mode runs.")
-@click.option("--url", metavar="URL", help="The server, instead of the app's and REDIS_URL.")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
-@click.option("--log-format", metavar="FORMAT", help="console, logfmt or json.")
-@click.option("--reload", is_flag=True, help="Restart when a .py file below this directory changes (development).")
-def worker(target: str, modules: tuple[str, ...], burst: bool, reload: bool, **given: Any) -> None:
-    """Run jobs of MODULE:APP and of further MODULES with tasks.
+@click.argument("job_id")
+@_setting_options("redis_url")
+def replay(target: str, job_id: str, redis_url: str | None) -> None:
+    """Take the dead job JOB_ID out of the dead letter queue and make it ready again, with fresh attempts."""
+    import asyncio
 
-    SIGTERM or Ctrl-C: claim no more, let jobs finish, hand the rest back; a second one cancels. SIGUSR1: claim no more.
-    """
-    if reload:
-        sys.exit(_run_reloading())
-    names = {
-        "queues": "worker_routing_keys",
-        "concurrency": "worker_concurrency",
-        "processes": "worker_processes",
-        "max_jobs": "max_jobs",
-        "max_memory": "max_memory_mb",
-        "mode": "worker_mode",
-        "priorities": "worker_priorities",
-        "tasks": "worker_job_types",
-        "url": "redis_url",
-        "log_level": "log_level",
-        "log_format": "log_format",
-    }
-    for name in ("queues", "priorities", "tasks"):
-        given[name] = _split(given[name])
-    _run_worker(target, modules, burst, {names[name]: value for name, value in given.items() if value is not None})
+    from bananas.keys import parse_public_id
+    from bananas.worker.loading import load_app, override
+
+    _prepare_imports()
+    found = parse_public_id(job_id)
+    app = load_app(target)
+    override(app, _server_named({} if redis_url is None else {"redis_url": redis_url}))
+
+    async def run() -> None:
+        try:
+            await app.queue(found.queue).dead.replay(job_id)
+        finally:
+            await app.close()
+
+    asyncio.run(run())
+    click.echo(f"{job_id} is ready again")
+
+
+@cli.command()
+def server() -> None:
+    """Run or join the private server of this directory, print its URL, and stay until Ctrl-C or SIGTERM."""
+    from bananas.embedded import join
+
+    use, stop = join(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    click.echo(use.url)
+    click.echo(f"serving {use.directory}; it stops with its last user. Ctrl-C to leave.", err=True)
+    stop.wait()
+    use.close()
+
+
+@cli.command()
+@click.argument("directory", required=False, metavar="[DIR]")
+@click.option(
+    "--keep", is_flag=True, help="Use the server of this directory (.bananas) and leave the outcomes there, to look at and to replay."
+)
+def demo(directory: str | None, keep: bool) -> None:
+    """One job for every file below DIR (default: Python's standard library), on a private server and two worker processes."""
+    from bananas.demo import run_demo
+
+    sys.exit(run_demo(directory, keep))
+
+
+# --- what the commands share --------------------------------------------------------------------------------------------
+
+
+def _prepare_imports() -> None:
+    """Find modules from the working directory, here and in every process started from here."""
+    here = os.getcwd()
+    if here not in sys.path[:1]:
+        sys.path.insert(0, here)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, *(path for path in paths if path not in ("", here))])
+
+
+def _server_named(settings: dict[str, Any]) -> dict[str, Any]:
+    """A URL on the command line wins over an app, or an environment, that asks for the embedded server."""
+    return settings | {"embedded": False} if "redis_url" in settings else settings
 
 
 def _run_worker(target: str, modules: tuple[str, ...], burst: bool, settings: dict[str, Any]) -> None:
     from bananas.config import load_settings
     from bananas.worker.supervisor import WorkerSpec, run
 
-    here = os.getcwd()
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
-    load_settings(settings)
+    settings = _server_named(settings)
+    load_settings(settings)  # what is wrong in them is told before a process is started
     sys.exit(run(WorkerSpec(target=target, modules=modules, settings=settings, burst=burst)))
 
 
 def _run_reloading() -> int:
+    """The worker as a process below this one, started anew when a file changes. Returns the exit code of the last one."""
     try:
-        from watchfiles import PythonFilter, run_process
+        from watchfiles import PythonFilter, watch
     except ImportError:
         raise ConfigError("--reload needs the extra: pip install 'bananas-queue[reload]'") from None
-    arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
-    command = " ".join([sys.executable, "-m", "bananas", *arguments])
-    run_process(os.getcwd(), target=command, target_type="command", watch_filter=PythonFilter(), sigint_timeout=30)
-    return 0
+    command = [sys.executable, "-m", "bananas", *(argument for argument in sys.argv[1:] if argument != "--reload")]
+    stop = threading.Event()
 
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, process_group=0)  # a Ctrl-C reaches it through us alone, once
 
-@cli.command()
-@click.argument("target", metavar="MODULE:APP")
-@click.argument("modules", nargs=-1)
-def scheduler(target: str, modules: tuple[str, ...]) -> None:
-    """Only upkeep: promote due jobs, take back leases, fire cron. Every worker does it too; useful where workers scale to zero."""
-    _run_worker(target, modules, False, {"worker_mode": "scheduler-only", "worker_processes": 1})
+    def on_signal(*_: object) -> None:
+        if stop.is_set():
+            running.terminate()
+        stop.set()
 
-
-@cli.command()
-@click.argument("directory", required=False, metavar="[DIR]")
-def demo(directory: str | None) -> None:
-    """One job for every file below DIR (default: Python's standard library), on a private server and two worker processes."""
-    from bananas.demo import run_demo
-
-    sys.exit(run_demo(directory))
-
-
-@cli.command()
-def server() -> None:
-    """Run or join the private server of this directory, print its URL, and stay until Ctrl-C."""
-    from bananas.embedded import join
-
-    use = join()
-    click.echo(use.url)
-    click.echo(f"serving {use.directory}; it stops with its last user. Ctrl-C to leave.", err=True)
-    signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    signal.sigwait(signals)
-    use.close()
+    running = start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        for changes in watch(os.getcwd(), watch_filter=PythonFilter(), stop_event=stop, debounce=400, raise_interrupt=False):
+            names = ", ".join(sorted({os.path.relpath(path) for _, path in changes})[:3])
+            click.echo(f"bananas worker: {names} changed, starting anew", err=True)
+            running.terminate()
+            running.wait()
+            running = start()
+    finally:
+        running.terminate()
+        code = running.wait()
+    return code
 
 
 def main() -> None:
     """The entry point of the `bananas` command."""
     try:
-        cli()
+        cli(prog_name="bananas")
     except BananasError as error:
         click.echo(f"bananas: {type(error).__name__}: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

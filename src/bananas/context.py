@@ -1,7 +1,8 @@
 """The job that runs now, as its handler sees it: `current_job()`."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -58,16 +59,28 @@ class CurrentJob:
         return f"<job {self.id} {self.task} attempt {self.attempt}>"
 
 
-running: ContextVar[CurrentJob] = ContextVar("bananas_job")
+running: ContextVar[CurrentJob | None] = ContextVar("bananas_job", default=None)
+
+
+@contextmanager
+def plain_call(task: str, queue: str, priority: int) -> Generator[None, None, None]:
+    """A stand-in for the job of a handler that is called as a function; where a job runs already, that one stays."""
+    before = running.get()
+    if before is None:
+        running.set(CurrentJob(("local", task), task, (queue, priority), (1, 0), {}, None))
+    try:
+        yield
+    finally:
+        running.set(before)  # no reset of a token: a coroutine that is never finished may be closed in another context
 
 
 def current_job() -> CurrentJob:
-    """The job whose handler is running.
+    """The job whose handler is running. In a plain call of a task it is a stand-in: attempt 1, fence 0, no deadline, state None.
 
     Raises:
         BananasError: called outside of a handler.
     """
-    job = running.get(None)
+    job = running.get()
     if job is None:
-        raise BananasError("current_job() was called where no job runs: it works inside of a handler that a worker has started")
+        raise BananasError("current_job() was called where no job runs: it works inside of the handler of a task")
     return job

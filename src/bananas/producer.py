@@ -82,10 +82,6 @@ class Producer:
             found = self._keys[queue] = QueueKeys(self.settings.namespace, queue)
         return found
 
-    def known(self, name: str) -> Task[Any, Any] | None:
-        """The task of this name, if it is declared here."""
-        return self._tasks.get(name)
-
     async def submit(self, call: Call[R]) -> Job[R]:
         """Submit one call; see `Task.submit`."""
         if self.chain.wraps_submit:

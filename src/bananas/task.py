@@ -6,13 +6,15 @@ Call      a task with its arguments, not submitted yet: `task.bind(...)`
 """
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, cast
 
 from bananas.codec import Signature
-from bananas.config import check_queue_name, check_task_name, parse_priority, seconds
+from bananas.config import PRIORITIES, check_queue_name, check_task_name, parse_priority, seconds
+from bananas.context import plain_call
 from bananas.errors import ConfigError, describe
 from bananas.handle import Duration, Job, milliseconds, until_ms
 from bananas.middleware import Hooks
@@ -207,6 +209,10 @@ class Task(Generic[P, R]):
         job = await self.submit(*args, **kwargs)
         return await job.result()
 
+    def _plain_call(self) -> AbstractContextManager[None]:
+        given = self.defaults.priority
+        return plain_call(self.name, self.defaults.queue or "default", PRIORITIES["normal"] if given is None else given)
+
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> "Call[R]":
         """The task with its arguments, for `app.submit_many`."""
         return Call(self, args, kwargs)
@@ -218,9 +224,10 @@ class Task(Generic[P, R]):
 class AsyncTask(Task[P, R]):
     """A task whose handler is a coroutine function."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the handler here, now; nothing is queued."""
-        return self.handler(*args, **kwargs)  # type: ignore[no-any-return]
+        with self._plain_call():
+            return await self.handler(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 class SyncTask(Task[P, R]):
@@ -228,7 +235,8 @@ class SyncTask(Task[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the handler here, now; nothing is queued."""
-        return self.handler(*args, **kwargs)  # type: ignore[no-any-return]
+        with self._plain_call():
+            return self.handler(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 class Submission(Generic[P, R]):

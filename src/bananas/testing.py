@@ -1,213 +1,257 @@
-"""For the tests of applications: a private server, jobs run to the end in this process, and a mode without any server.
+"""For the tests of applications: a private server, a worker in the test's process, and a mode without any server.
 
-In a conftest.py: `pytest_plugins = ["bananas.testing"]` gives the fixture `bananas_server`, the URL of an empty private server.
+`pytest_plugins = ["bananas.testing"]` in a conftest.py gives the fixture `bananas_server`, the URL of an empty private server.
 
     async def test_welcome(bananas_server):
-        app = make_app(bananas_server)
-        job = await send_email.submit("a@b.c")
-        await run_until_idle(app)                # the real thing: server, leases, retries
-        assert await job.result() == "sent"
+        async with worker_for(app, bananas_server) as worker:    # the real thing: server, leases, retries
+            job = await send_email.submit("a@b.c")
+            await worker.run_until_idle()
+            assert await job.result() == "sent"
 
     async def test_quickly():
-        with inline(app):                        # no server: submit runs the handler at once
+        with inline(app):                                        # no server: submit runs the handler at once
             job = await send_email.submit("a@b.c")
             assert await job.result() == "sent"
+
+Both run jobs by the worker's own code. What differs: tasks with isolation="process" run in this process too, cron entries do not fire, and
+in `worker_for` a task of the test's loop renews the leases, which a handler that blocks the loop holds up.
 """
 
 import asyncio
-import os
-import random
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+import itertools
+import time
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-import pytest
-from msgspec import Raw
-
-from bananas import broker, codec
+from bananas import broker
 from bananas.app import Bananas
-from bananas.client import new_boot
-from bananas.connection import SyncConnection, parse_url
-from bananas.context import CurrentJob, running
-from bananas.errors import UnknownTask
-from bananas.handle import Job
-from bananas.job import FinalState, Result
-from bananas.producer import Producer
-from bananas.result import refuse_on_loop
-from bananas.retry import Decision, Retry, decide
+from bananas.broker import NewJob
+from bananas.client import Client, new_boot
+from bananas.config import Settings
+from bananas.connection import Address, SyncConnection, parse_url
+from bananas.errors import ConfigError
+from bananas.keys import QueueKeys
+from bananas.result import Outcome
 from bananas.server import PrivateServer
-from bananas.task import Call, Task
 from bananas.worker import table as tables
-from bananas.worker.fetcher import Fetcher
-from bananas.worker.run import Runnable
-from bananas.worker.runner import Runner
-from bananas.worker.served import Served
-from bananas.worker.table import LeaseTable
+from bananas.worker.engine import Engine, open_queues
+from bananas.worker.inline import InlineRun
+from bananas.worker.loading import overridden
+from bananas.worker.maintenance import repeat
+
+POLL_S = 0.005
+BEAT_S = 0.25
+STOP_S = 5.0
+
+try:
+    import pytest
+except ImportError:  # `inline` and `worker_for` do without
+    pass
+else:
+
+    @pytest.fixture(scope="session")
+    def bananas_private_server() -> Iterator[PrivateServer]:
+        """One private server for the session."""
+        with PrivateServer() as server:
+            yield server
+
+    @pytest.fixture
+    def bananas_server(bananas_private_server: PrivateServer) -> str:
+        """The URL of a private server without keys."""
+        connection = SyncConnection(parse_url(bananas_private_server.url))
+        connection.execute([("FLUSHALL",)], 5)
+        connection.close()
+        return bananas_private_server.url
 
 
-@pytest.fixture(scope="session")
-def bananas_private_server() -> Iterator[PrivateServer]:
-    """One private server for the session."""
-    with PrivateServer() as server:
-        yield server
-
-
-@pytest.fixture
-def bananas_server(bananas_private_server: PrivateServer) -> str:
-    """The URL of a private server without keys."""
-    connection = SyncConnection(parse_url(bananas_private_server.url))
-    connection.execute([("FLUSHALL",)], 5)
-    connection.close()
-    return bananas_private_server.url
+@contextmanager
+def _lent(app: Bananas, settings: Settings, client: Client) -> Generator[None, None, None]:
+    """The app with other settings and another client for the length of a block."""
+    before = app.settings, app.client
+    app.settings, app.client = settings, client
+    app.producer.use(settings, client)
+    try:
+        yield
+    finally:
+        app.settings, app.client = before
+        app.producer.use(*before)
 
 
 # --- the real thing, in this process ----------------------------------------------------------------------------------
 
 
 async def run_until_idle(app: Bananas, timeout: float = 10.0, *, include_scheduled: bool = False) -> int:
-    """Run the app's jobs in this process until nothing is ready or running. Returns how many runs ended.
-
-    Args:
-        timeout: seconds.
-        include_scheduled: also run what waits for later (delays, retries), as if its time had come.
-
-    Raises:
-        TimeoutError: jobs still run or keep coming.
-    """
-    ended = 0
-    async with asyncio.timeout(timeout):
-        while True:
-            ended += await _burst(app)
-            if not include_scheduled or not await _bring_forward(app):
-                return ended
-
-
-async def _burst(app: Bananas) -> int:
-    settings, boot = app.settings, new_boot()
-    app.registry.load()
-    names = app.registry.queues() or ["default"]
-    queues = [Served(index, app.producer.keys(name), boot) for index, name in enumerate(names)]
-    capacity = tables.capacity_for(settings.slots)
-    fd = tables.make_file(capacity)
-    table = LeaseTable(fd, capacity)
-    os.close(fd)
-    tasks = {name: Runnable(task, settings, app.registry.hooks) for name, task in app.registry.tasks.items()}
-    for task in tasks.values():
-        task.isolated = False
-    runner = Runner(tasks, settings, app.producer.chain, table, lambda: fetcher.changed())  # noqa: PLW0108  # made below
-    fetcher = Fetcher(app.client.address, boot, queues, runner, table, lease_ms=round(settings.lease * 1000))
-    fetcher.burst = True
-    resources = app.registry.lifespan
-    async with asynccontextmanager(resources)() if resources is not None else nullcontext() as runner.state, _beating(app, table, queues):
-        await fetcher.run()
-    fetcher.close()
-    table.close()
-    return runner.finished
+    """`Harness.run_until_idle` of a worker that lives for this call."""
+    async with worker_for(app) as worker:
+        return await worker.run_until_idle(timeout, include_scheduled=include_scheduled)
 
 
 @asynccontextmanager
-async def _beating(app: Bananas, table: LeaseTable, queues: list[Served]) -> AsyncGenerator[None, None]:
-    """Renew the leases as a supervisor would."""
+async def worker_for(app: Bananas, url: str | None = None, **settings: Any) -> "AsyncGenerator[Harness, None]":
+    """A worker of this app in this process. It runs from now on; at the end of the block, what still runs goes back to its queue.
 
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(app.settings.lease / 4)
-            began = asyncio.get_running_loop().time()
-            for lease in table.held():
-                keys = queues[lease.queue].keys
-                await app.client.ask(keys, broker.extend(keys, round(app.settings.lease * 1000), [lease.member]), "the beat")
-            table.note_beat(began, full=False)
+    Args:
+        url: the app uses this server within the block, and a namespace of its own there; by default the app's own server and namespace.
+        settings: any setting of docs/settings.md by name, for the length of the block, e.g. worker_concurrency=1, lease=1.
 
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    Raises:
+        ConfigError: a wrong setting.
+        BrokerUnavailable: the server does not answer.
+    """
+    app.registry.load()
+    changed, client = overridden(app.settings, settings), app.client
+    if url is not None:
+        address = parse_url(url)
+        changed = overridden(changed, {"namespace": f"test-{new_boot()}"} | settings)
+        client = Client(lambda: address, "bananas:test", changed.redis_pool_size, changed.call_timeout)
+    with _lent(app, changed, client):
+        try:
+            async with _started(app) as worker:
+                yield worker
+        finally:
+            await client.close()
 
 
-async def _bring_forward(app: Bananas) -> int:
-    moved = 0
-    for name in app.registry.queues() or ["default"]:
-        keys = app.producer.keys(name)
-        ids = await app.client.ask(keys, broker.plain(list, "ZRANGE", keys.scheduled, 0, 999), "bringing jobs forward")
-        if ids:
-            await app.client.ask(keys, broker.reschedule(keys, 0, [item.decode() for item in ids]), "bringing jobs forward")
-            moved += len(ids)
-    return moved
+@asynccontextmanager
+async def _started(app: Bananas) -> "AsyncGenerator[Harness, None]":
+    boot = new_boot()
+    queues = await open_queues(app, boot)
+    table = tables.private(tables.capacity_for(app.settings.slots))
+    engine = Engine(app, boot, queues, table)
+    for runnable in engine.runner.tasks.values():
+        runnable.isolated = False
+    async with AsyncExitStack() as stack:
+        if app.registry.lifespan is not None:
+            engine.runner.state = await stack.enter_async_context(asynccontextmanager(app.registry.lifespan)())
+        worker = Harness(app, engine)
+        stack.push_async_callback(worker.stop)
+        yield worker
+
+
+class Harness:
+    """A worker in this process, as `worker_for` gives it."""
+
+    def __init__(self, app: Bananas, engine: Engine) -> None:
+        self._app, self._engine = app, engine
+        fetcher = engine.fetcher
+        self._loops = [asyncio.ensure_future(loop) for loop in (fetcher.run(), fetcher.wait_for_markers(), repeat(self._beat, "beat"))]
+
+    async def run_until_idle(self, timeout: float = 10.0, *, include_scheduled: bool = False) -> int:
+        """Wait until nothing is ready, running or due in the queues that this worker serves, and no hook runs.
+
+        Args:
+            timeout: seconds.
+            include_scheduled: run what waits for later (delays, retries) as if its time had come, until nothing is scheduled either.
+
+        Returns:
+            how many runs have ended since the worker's start.
+
+        Raises:
+            TimeoutError: says what is left, and why it may not run; the worker goes on.
+        """
+        deadline = time.monotonic() + timeout
+        while left := await self._left(include_scheduled):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not idle within {timeout:g} s: {'; '.join(left)}")
+            await asyncio.sleep(POLL_S)
+        await self._engine.runner.outcomes.hooks_ended(max(0.0, deadline - time.monotonic()))
+        return self._engine.runner.finished
+
+    async def _left(self, include_scheduled: bool) -> list[str]:
+        """What keeps this worker from being idle, in words. Nothing is, if it had nothing to do before and after the server was asked."""
+        for loop in self._loops:
+            if loop.done():
+                loop.result()
+        runner, turns = self._engine.runner, self._turns()
+        left = [f"{run.runnable.name} runs" for run in runner.running.values()]
+        for served in self._engine.queues:
+            if served.settler or served.hungry:
+                left.append(f"queue {served.keys.name!r}: a turn is due")
+            left += await self._waiting(served.keys, include_scheduled)
+        return left or (["the worker was at work"] if runner.running or turns != self._turns() else [])
+
+    def _turns(self) -> int:
+        return sum(served.turn for served in self._engine.queues)
+
+    async def _waiting(self, keys: QueueKeys, include_scheduled: bool) -> list[str]:
+        (seconds, micros) = await self._ask(keys, broker.plain(tuple, "TIME"))
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        counts = await self._app.queue(keys.name).counts()
+        if include_scheduled and counts.scheduled:
+            ids = await self._ask(keys, broker.plain(list, "ZRANGE", keys.scheduled, 0, 999))
+            await self._ask(keys, broker.reschedule(keys, 0, [member.decode() for member in ids]))
+            due = counts.scheduled
+        else:
+            due = await self._ask(keys, broker.plain(int, "ZCOUNT", keys.scheduled, "-inf", now_ms))
+        if counts.paused:
+            return [f"queue {keys.name!r}: {counts.running} running"] if counts.running else []
+        if not (counts.ready or counts.running or due):
+            return []
+        return [f"queue {keys.name!r}: {counts.ready} ready, {counts.running} running, {due} due"]
+
+    async def _ask(self, keys: QueueKeys, request: broker.Request[Any]) -> Any:
+        return await self._app.client.ask(keys, request, "looking at a queue")
+
+    async def _beat(self) -> float:
+        """Renew the leases, as a supervisor does. Returns seconds until the next time."""
+        lease_ms, began = round(self._app.settings.lease * 1000), time.monotonic()
+        for served in self._engine.queues:
+            members = [lease.member for lease in self._engine.table.held() if lease.queue == served.index]
+            for start in range(0, len(members), broker.SETTLE_BATCH):
+                part = members[start : start + broker.SETTLE_BATCH]
+                extension = await self._ask(served.keys, broker.extend(served.keys, lease_ms, part))
+                lost = [member for member, held in zip(part, extension.held, strict=True) if not held]
+                cancelled = [member for member, wanted in zip(part, extension.cancelled, strict=True) if wanted]
+                self._engine.stop_runs(lost, cancelled)
+        self._engine.table.note_beat(began, full=False)
+        return min(BEAT_S, self._app.settings.lease / 4)
+
+    async def stop(self) -> None:
+        """Claim no more and hand back what runs, without an attempt."""
+        runner, fetcher = self._engine.runner, self._engine.fetcher
+        fetcher.stop()
+        for run in list(runner.running.values()):
+            runner.stop(run, "shutdown")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(fetcher.drained.wait(), STOP_S)
+        await runner.outcomes.hooks_ended(STOP_S)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        fetcher.close()
 
 
 # --- without a server -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def inline(app: Bananas) -> Generator[None, None, None]:
-    """Run jobs at once where they are submitted, without a server; arguments and values still pass through the codec.
+def inline(app: Bananas, *, state: Any = None) -> Generator[None, None, None]:
+    """Within the block, submit runs the job at once, in this process and without a server, and returns when it has ended.
 
-    Delays are skipped, retries run at once, `job.result()` returns the value or raises TaskError. Priorities, uniqueness and expiry mean
-    nothing here; a task that snoozes for ever never returns.
+    Arguments and values pass through the codec, so that what cannot travel shows. Retries run at once, up to max_retries; delays and
+    priorities mean nothing; a unique key holds nothing, since each job has ended when submit returns. `job.result()` and
+    `app.as_completed` need no server; what else asks one (`job.info()`, `app.queue(...)`) raises ConfigError. A sync handler runs in a
+    thread, as in a worker.
+
+    Args:
+        state: what `current_job().state` is: the app's lifespan is not opened.
     """
-    producer = app.producer
-    ends = _InlineEnds(producer)
-    names = ("submit", "submit_sync", "submit_many", "submit_many_sync")
-    for name in names:
-        setattr(producer, name, getattr(ends, name))
-    try:
-        yield
-    finally:
-        for name in names:
-            delattr(producer, name)
+    app.registry.load()
+    client = Client(_no_server, "bananas:inline", 1, app.settings.call_timeout)
+    fences = itertools.count(1)
+
+    async def run_here(keys: QueueKeys, job: NewJob) -> Outcome:
+        return await InlineRun(app, keys, state, fences).run(job)
+
+    before = app.producer.run_here
+    with _lent(app, app.settings, client):
+        app.producer.run_here = run_here
+        try:
+            yield
+        finally:
+            app.producer.run_here = before
 
 
-class _InlineEnds:
-    """What stands in for the sending half of a producer."""
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-
-    async def submit(self, call: Call[Any]) -> Job[Any]:
-        plan, job = self._producer.pack(call)
-        result = await self._run(plan.task, plan.keys.queue, plan.priority, job.job_id, job.body)
-        return self._producer.handle(plan, job, job.job_id).ended(codec.pack_result(result))
-
-    def submit_sync(self, call: Call[Any]) -> Job[Any]:
-        refuse_on_loop("submit_sync()", "submit()")
-        return asyncio.run(self.submit(call))
-
-    async def submit_many(self, calls: Iterable[Call[Any]]) -> list[Job[Any]]:
-        return [await self.submit(call) for call in calls]
-
-    def submit_many_sync(self, calls: Iterable[Call[Any]]) -> list[Job[Any]]:
-        refuse_on_loop("submit_many_sync()", "app.submit_many()")
-        return [self.submit_sync(call) for call in calls]
-
-    async def _run(self, name: str, queue: str, priority: int, job_id: str, body: bytes) -> Result:
-        task = self._producer.known(name)
-        if task is None:
-            raise UnknownTask(f"no task {name!r} is declared here, so it cannot run inline; import the module that declares it")
-        _, envelope = codec.unpack_body(bytes(8) + body)
-        most = task.defaults.max_retries if envelope.max_retries is None else envelope.max_retries
-        most = self._producer.settings.max_retries if most is None else most
-        attempt = 0
-        while True:
-            attempt += 1
-            job = CurrentJob((queue, job_id), name, (queue, priority), (attempt, attempt), envelope.headers or {}, None)
-            token = running.set(job)
-            try:
-                args, kwargs = task.signature.build(envelope.args, envelope.kwargs)
-                value = await task.handler(*args, **kwargs) if task.is_async else task.handler(*args, **kwargs)
-                return Result("success", Raw(codec.pack(value)), attempts=attempt)
-            except Exception as error:
-                decision = _decide(task, most, attempt, error)
-                if decision.kind not in ("retry", "snooze"):
-                    state: FinalState = "discarded" if decision.kind == "discard" else "dead"
-                    record = codec.error_record(error, 0, attempt, "inline")
-                    return Result(state, error_type=record.type, error_message=record.message, traceback=record.traceback, attempts=attempt)
-                attempt -= decision.kind == "snooze"
-            finally:
-                running.reset(token)
-
-
-def _decide(task: Task[Any, Any], most: int, attempt: int, error: Exception) -> Decision:
-    return decide(task.defaults.retry or Retry(), most, attempt, error, random.random())
+def _no_server() -> Address:
+    raise ConfigError("this call asks a server, and bananas.testing.inline has none: test it with bananas.testing.worker_for")
