@@ -48,7 +48,7 @@ class SubmitError(BananasError):
 
 
 class UnknownTask(SubmitError):
-    """No task of this name is declared here (inline tests only: a worker hands such jobs back)."""
+    """No task of this name is declared here: raised by inline tests, and given to `on_dead` where no worker knew it for too long."""
 
 
 class InvalidArguments(SubmitError):
@@ -101,12 +101,29 @@ class AuthenticationFailed(BrokerError):
     """The server refused the user name, the password, or a right."""
 
 
+class RightsMissing(AuthenticationFailed):
+    """The user of this connection may not do what a worker does: found at its start, before anything was done.
+
+    Attributes:
+        user: its name on the server.
+        missing: "command hdel", "key {shop:email}:jobs", "channel ...", each right that is missing.
+        grant: the command that grants them, for who administers the server.
+    """
+
+    def __init__(self, message: str, user: str, missing: tuple[str, ...], grant: str) -> None:
+        self.user, self.missing, self.grant = user, missing, grant
+        super().__init__(message, user, missing, grant)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class QueueFull(BrokerError):
     """The server is at maxmemory and takes no new jobs (none of this batch was stored); running and queued jobs go on."""
 
 
 class LeaseLost(BrokerError):
-    """The lease of this job ended or belongs to somebody else: nothing was changed."""
+    """The lease of a job was lost while its handler ran: what that returned counts for nothing. Middleware gets it from `proceed()`."""
 
 
 class ScriptFailed(BrokerError):
@@ -136,6 +153,18 @@ class JobConflict(JobError):
     """The job's state does not allow this (running, dead, or its unique key is held by another job); nothing was changed."""
 
 
+class JobPoisoned(JobError):
+    """The job's worker processes died over and over while it ran alone: it is dead, and `on_dead` is given this."""
+
+
+class JobUndecodable(JobError):
+    """The stored job cannot be read: it is dead, and `on_dead` is given this."""
+
+
+class EndlessSnooze(JobError):
+    """A job in `bananas.testing.inline` snoozed so often in a row that it would never end."""
+
+
 # --- the handler's ----------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +189,38 @@ class TaskError(BananasError):
         cause = f"{self.error_type}: {self.error_message}" if self.error_type else self.error_message
         text = f"job {self.job_id} is {self.state} after {self.attempts} attempt(s): {cause or 'no error was recorded'}"
         return f"{text}\n\nRemote traceback:\n{self.traceback}" if self.traceback else text
+
+
+class IsolatedFailure(BananasError):
+    """The handler of a task with `isolation="process"` failed. Its exception stayed in that process; hooks are given this instead.
+
+    Attributes:
+        error_type: the qualified name of the exception that the handler raised.
+        error_message: its text.
+        traceback: the traceback in the isolated process, as text.
+    """
+
+    def __init__(self, error_type: str, error_message: str, traceback: str) -> None:
+        self.error_type, self.error_message, self.traceback = error_type, error_message, traceback
+        super().__init__(error_type, error_message, traceback)
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.error_message}\n\nRemote traceback:\n{self.traceback}"
+
+
+class IsolatedProcessDied(BananasError):
+    """The isolated process ended before its handler did: it was killed, exited, or crashed. The attempt counts as failed.
+
+    Attributes:
+        exit_code: of the process; negative: the signal that ended it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(message, exit_code)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 # --- what a handler raises to steer its job ---------------------------------------------------------------------------

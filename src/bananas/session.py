@@ -8,8 +8,9 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from bananas import broker
+from bananas.address import Address, Command
 from bananas.broker import Request
-from bananas.connection import Address, Command, Connection, ConnectionLost, Reply, ReplyError, SyncConnection
+from bananas.connection import Connection, ConnectionLost, Reply, ReplyError, SyncConnection
 from bananas.errors import AuthenticationFailed, BrokerError, BrokerUnavailable, QueueFull, ServerUnsuitable
 from bananas.keys import LAYOUT, QueueKeys, queues_key
 from bananas.scripts import Script
@@ -35,6 +36,11 @@ def named(request: Request[Any], reply: Exception) -> BrokerError:
         )
     if word in ("NOPERM", "NOAUTH", "WRONGPASS"):
         return AuthenticationFailed(f"the server refuses this user: {text}. Nothing was done. Check the user's rights (ACL) and REDIS_URL.")
+    if "ACL failure in script" in text or "user executing the script" in text:  # Valkey and Redis since 7.2; Redis 7.0
+        return AuthenticationFailed(
+            f"the server's user lacks a right that a script needs: {text}. What the script had done before stays done. "
+            "Grant the user the rights of its role: docs/workers.md lists them under ACL."
+        )
     return broker.failure(request, reply)
 
 

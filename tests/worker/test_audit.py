@@ -1,34 +1,42 @@
-"""The structural audit on queues that were put in order by the transitions, and damaged by hand."""
+"""The structural audit on queues that were put in order by the transitions, damaged by hand, and at work."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from bananas import broker
-from bananas.broker import Burial
+from bananas import Bananas, Retry, Snooze, broker
+from bananas.audit import CHUNK
+from bananas.broker import Burial, Comeback, KeptResult
 from bananas.codec import pack_tries
 from bananas.inspector import audit, workers
 from bananas.job import Tries
 from bananas.keys import queues_key, workers_key
-from bananas.task import Call
+from bananas.server import PrivateServer, server_binaries
+from bananas.task import Call, read_options
+from bananas.testing import worker_for
 
 if TYPE_CHECKING:
-    from bananas import Bananas, Job
+    from bananas import Job
     from bananas.keys import QueueKeys
 
 BOOT = "0123456789abcdef"
+STEP = 2**42
 
 
 class Filled:
     """A queue with a job in every place.
 
     Attributes:
-        ready, scheduled, leased, dead: one id each; `ready` has a unique key and a changed priority. member: the lease.
+        ready, scheduled, leased, dead: one id each; `ready` has a unique key and a changed priority, `leased` a unique key, tries, and a
+            wish to be cancelled, `dead` had a unique key. member: the lease. gone: the id of no job.
     """
+
+    gone = "0" * 40 + "1f4"
 
     def __init__(self, app: Bananas) -> None:
         self.app, self.keys = app, app.producer.keys("default")
@@ -37,14 +45,23 @@ class Filled:
     async def fill(self) -> Filled:
         ids = [(await self.app.submit("task", options={"unique": unique})).place[1] for unique in ("key0", "key1")]
         claim = await self.ask(broker.claim(self.keys, BOOT, 1, 2, 60_000))
-        members = [f"{job_id}:{BOOT}:{claim.fence}" for job_id in ids]
-        self.dead, self.leased, self.member = ids[0], ids[1], members[1]
-        buried = Burial(members[0].encode(), pack_tries(Tries(attempts=1)))
-        await self.ask(broker.bury(self.keys, BOOT, 1, [buried], full=False, dropped=b""))
+        members = [f"{job_id}:{BOOT}:{claim.fence:010d}".encode() for job_id in ids]
+        self.dead, self.leased = ids
+        failed = pack_tries(Tries(attempts=1))
+        await self.ask(broker.bury(self.keys, BOOT, 1, [Burial(members[0], failed)], full=False, dropped=b""))
+        await self.ask(broker.retry(self.keys, BOOT, 1, [Comeback(members[1], 0, failed)]))
+        await self.ask(broker.promote(self.keys))
+        claim = await self.ask(broker.claim(self.keys, BOOT, 2, 1, 60_000))
+        self.member = f"{self.leased}:{BOOT}:{claim.fence:010d}"
+        await self.ask(broker.cancel(self.keys, [self.leased], KeptResult(0, b""), running=True))
         self.ready = (await self.app.submit("task", options={"unique": "mine"})).place[1]
         await self.ask(broker.reprioritize(self.keys, 7, [self.ready]))
         self.scheduled = (await self.app.submit("task", options={"delay": 60})).place[1]
+        await self.command("HDEL", self.keys.meta, "hold")  # set by the first claim of a queue
         return self
+
+    def key(self, place: str) -> str:
+        return self.keys.base + place
 
     async def ask(self, request: Any) -> Any:
         return await self.app.client.ask(self.keys, request, "preparing a test")
@@ -60,7 +77,7 @@ async def filled(app: Bananas) -> Filled:
 
 async def test_what_the_transitions_leave_is_clean(filled: Filled) -> None:
     seen = await audit(filled.app)
-    assert (seen.jobs, seen.findings, seen.clean) == (4, (), True)
+    assert (seen.queues, seen.jobs, seen.findings, seen.clean) == (("default",), 4, (), True)
 
 
 async def test_a_namespace_without_queues_is_clean(app: Bananas) -> None:
@@ -68,41 +85,211 @@ async def test_a_namespace_without_queues_is_clean(app: Bananas) -> None:
     assert (await audit(app, ["nowhere"])).jobs == 0
 
 
-def key(keys: QueueKeys, name: str) -> str:
-    return keys.base + name
+# --- damage ---------------------------------------------------------------------------------------------------------
 
-
-DAMAGE: dict[str, tuple[Any, str]] = {
-    "an id in two places": (lambda f: ("ZADD", f.keys.scheduled, 5, f.ready), "ready"),
-    "an id leased twice": (lambda f: ("ZADD", f.keys.leases, time.time() * 1000, f.leased + ":abc:9"), "leased"),
-    "an id without a body": (lambda f: ("HDEL", f.keys.jobs, f.scheduled), "scheduled"),
-    "a body without an id": (lambda f: ("ZREM", f.keys.scheduled, f.scheduled), "scheduled"),
-    "a lost lease": (lambda f: ("ZREM", f.keys.leases, f.member), "leased"),
-    "a lease that is no member": (lambda f: ("ZADD", f.keys.leases, time.time() * 1000, "garbage"), "garbage"),
-    "an id that is none": (lambda f: ("ZADD", f.keys.dead, 5, "x"), "x"),
-    "tries of a job that is gone": (lambda f: ("HSET", f.keys.tries, "gone", "0 0 0 0 - "), "gone"),
-    "a priority of a job that is gone": (lambda f: ("HSET", key(f.keys, "prio"), "gone", 5), "gone"),
-    "a cancel of a job that is gone": (lambda f: ("SADD", key(f.keys, "cancelled"), "gone"), "gone"),
-    "a unique key held by one that is gone": (lambda f: ("HSET", key(f.keys, "unique"), "=k", "gone"), "gone"),
+# What is done to a filled queue, as a command with the names of ids in it -> what is found: kind, id, place, and the entry where it is
+# not the id. A name of `Filled` stands for what it holds; "unique!" is the key of the place before the "!".
+DAMAGE: dict[str, tuple[tuple[Any, ...], set[tuple[str, ...]]]] = {
+    "an id in two places": (
+        ("ZADD", "scheduled!", 5, "ready"),
+        {("two places", "ready", "ready"), ("two places", "ready", "scheduled")},
+    ),
+    "a leased id that is ready too": (
+        ("ZADD", "ready!", 500 * STEP + 9, "leased"),
+        {("two places", "leased", "ready"), ("two places", "leased", "leases", "member")},
+    ),
+    "a leased id that is dead too": (
+        ("ZADD", "dead!", 9, "leased"),
+        {("two places", "leased", "dead"), ("two places", "leased", "leases", "member")},
+    ),
+    "an id leased twice": (
+        ("ZADD", "leases!", "now", "leased+:abc:9"),
+        {("two places", "leased", "leases", "member"), ("two places", "leased", "leases", "leased+:abc:9")},
+    ),
+    "a waiting id without a body": (("HDEL", "jobs!", "scheduled"), {("no body", "scheduled", "scheduled")}),
+    "a leased id without a body": (("HDEL", "jobs!", "leased"), {("no body", "leased", "leases", "member")}),
+    "a body that is too short": (("HSET", "jobs!", "scheduled", "12345678"), {("malformed", "scheduled", "jobs")}),
+    "a body without a place": (("ZREM", "scheduled!", "scheduled"), {("no place", "scheduled", "jobs")}),
+    "a lost lease": (("ZREM", "leases!", "member"), {("no place", "leased", "jobs")}),
+    "a field that is no id": (("HSET", "jobs!", "garbage", "123456789"), {("malformed", "garbage", "jobs")}),
+    "a lease that is no member": (("ZADD", "leases!", "now", "garbage"), {("malformed", "garbage", "leases")}),
+    "a lease without a fence": (
+        ("ZADD", "leases!", "now", "gone+:abc"),
+        {("malformed", "gone", "leases", "gone+:abc")},
+    ),
+    "an id that is none": (("ZADD", "dead!", 5, "x"), {("malformed", "x", "dead")}),
+    "a priority that is none": (("HSET", "prio!", "scheduled", "urgent"), {("malformed", "scheduled", "prio")}),
+    "tries of a job that is gone": (("HSET", "tries!", "gone", "0 0 0 0 - "), {("orphan", "gone", "tries")}),
+    "a priority of a job that is gone": (("HSET", "prio!", "gone", 5), {("orphan", "gone", "prio")}),
+    "a cancel of a job that is gone": (("SADD", "cancelled!", "gone"), {("orphan", "gone", "cancelled")}),
+    "a unique key held by a job that is gone": (("HSET", "unique!", "=k", "gone"), {("unique", "gone", "unique", "=k")}),
+    "a unique key of a job that is gone": (("HSET", "unique!", "gone", "k"), {("unique", "gone", "unique")}),
+    "a unique key held by a dead job": (("HSET", "unique!", "=key0", "dead"), {("unique", "dead", "unique", "=key0")}),
+    "a ready job that lost its unique key": (("HDEL", "unique!", "=mine"), {("unique", "ready", "unique")}),
+    "a running job that lost its unique key": (("HDEL", "unique!", "=key1"), {("unique", "leased", "unique")}),
+    "a unique key that its job does not know": (("HDEL", "unique!", "ready"), {("unique", "ready", "unique", "=mine")}),
+    "a second unique key": (("HSET", "unique!", "=other", "ready"), {("unique", "ready", "unique", "=other")}),
+    "an infinite score in ready": (("ZADD", "ready!", "inf", "ready"), {("score", "ready", "ready")}),
+    "a score in ready that is no whole number": (("ZADD", "ready!", 7 * STEP + 0.5, "ready"), {("score", "ready", "ready")}),
+    "a priority above the last": (("ZADD", "ready!", 1001 * STEP + 5, "ready"), {("score", "ready", "ready")}),
+    "another priority than the changed one": (("ZADD", "ready!", 500 * STEP + 1, "ready"), {("priority", "ready", "ready")}),
+    "another priority than the one of birth": (("HDEL", "prio!", "ready"), {("priority", "ready", "ready")}),
+    "a due time that is none": (("ZADD", "scheduled!", -1, "scheduled"), {("score", "scheduled", "scheduled")}),
+    "a time of death that is none": (("ZADD", "dead!", "inf", "dead"), {("score", "dead", "dead")}),
+    "a lease without end": (("ZADD", "leases!", "inf", "member"), {("score", "leased", "leases", "member")}),
+    "a lease that nobody took back": (("ZADD", "leases!", 5, "member"), {("expired", "leased", "leases", "member")}),
 }
+
+
+def spelt(filled: Filled, word: Any) -> Any:
+    if word == "now":
+        return round(time.time() * 1000)
+    if not isinstance(word, str):
+        return word
+    if word.endswith("!"):
+        return filled.key(word[:-1])
+    name, plus, rest = word.partition("+")
+    return getattr(filled, name, name) + rest if plus or hasattr(filled, name) else word
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 async def test_each_damage_is_found_and_named(filled: Filled, name: str) -> None:
-    command, who = DAMAGE[name]
-    await filled.command(*command(filled))
-    (finding,) = (await audit(filled.app)).findings
-    assert (finding.queue, finding.id) == ("default", getattr(filled, who, who))
-    assert finding.what
+    (verb, *words), expected = DAMAGE[name]
+    await filled.command(verb, *[spelt(filled, word) for word in words])
+    found = (await audit(filled.app)).findings
+    assert {(finding.kind, finding.id, finding.place, finding.member) for finding in found} == {
+        (kind, spelt(filled, who), place, spelt(filled, entry[0] if entry else who)) for kind, who, place, *entry in expected
+    }
+    assert len(found) == len(expected)
+    assert {finding.queue for finding in found} == {"default"}
+    assert all(finding.detail for finding in found)
+
+
+async def test_a_lease_is_not_late_while_nobody_may_reclaim(filled: Filled) -> None:
+    await filled.command("ZADD", filled.keys.leases, 5, filled.member)
+    await filled.command("HSET", filled.keys.meta, "hold", round(time.time() * 1000))
+    assert (await audit(filled.app)).clean
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------------
+
+
+async def submit(app: Bananas, count: int, task: str = "task", **options: Any) -> list[Job[Any]]:
+    return await app.submit_many(Call(task, (), {}, read_options(options)) for _ in range(count))
 
 
 async def test_one_lost_job_is_found_among_thousands(app: Bananas) -> None:
-    jobs: list[Job[Any]] = await app.submit_many(Call("task", (), {}) for _ in range(2_500))
+    jobs = await submit(app, 2_500)
     keys = app.producer.keys("default")
     assert (await audit(app)).jobs == len(jobs)
     await app.client.ask(keys, broker.plain(int, "ZREM", keys.ready, jobs[1_234].place[1]), "damaging")
     (finding,) = (await audit(app)).findings
-    assert finding.id == jobs[1_234].place[1]
+    assert (finding.kind, finding.id) == ("no place", jobs[1_234].place[1])
+
+
+async def test_leases_beyond_those_searched_are_known_from_the_scan(app: Bananas, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("bananas.audit", "bananas.findings"):
+        monkeypatch.setattr(f"{module}.SEARCHED_LEASES", 3)
+    keys, jobs = app.producer.keys("default"), await submit(app, 20)
+    claim = await app.client.ask(keys, broker.claim(keys, BOOT, 1, 20, 60_000), "claiming")
+    assert len(claim.bodies) == len(jobs)
+    assert (await audit(app)).clean
+    await app.client.ask(keys, broker.plain(int, "ZREM", keys.leases, f"{jobs[4].place[1]}:{BOOT}:{claim.fence:010d}"), "damaging")
+    (finding,) = (await audit(app)).findings
+    assert (finding.kind, finding.id) == ("no place", jobs[4].place[1])
+
+
+def watch(app: Bananas, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The commands that the app sends from now on."""
+    lane, asked = app.client.here().lane, list[tuple[Any, ...]]()
+    ask = lane.ask
+
+    async def watched(keys: QueueKeys | None, requests: Any, *more: Any) -> Any:
+        asked.extend(request.command() for request in requests)
+        return await ask(keys, requests, *more)
+
+    monkeypatch.setattr(lane, "ask", watched)
+    return asked
+
+
+async def test_no_read_asks_for_more_than_a_chunk(app: Bananas, monkeypatch: pytest.MonkeyPatch) -> None:
+    await submit(app, 2_500)
+    asked = watch(app, monkeypatch)
+    assert (await audit(app)).jobs == 2_500
+    assert {command[0] for command in asked} == {"SSCAN", "HSCAN", "ZSCAN", "EVALSHA"}
+    assert all(command[command.index("COUNT") + 1] <= CHUNK for command in asked if command[0] != "EVALSHA")
+    ids = 3 + 11 + 2  # behind sha, count, keys, clock and most leases
+    assert 1 < max(command[ids] for command in asked if command[0] == "EVALSHA") <= CHUNK
+
+
+async def test_bodies_are_not_read_where_their_number_is_right(app: Bananas, monkeypatch: pytest.MonkeyPatch) -> None:
+    await submit(app, 10)
+    asked = watch(app, monkeypatch)
+    assert (await audit(app)).clean
+    assert app.producer.keys("default").jobs not in {command[1] for command in asked if command[0] == "HSCAN"}
+
+
+async def test_a_server_that_cannot_leave_out_values_is_read_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = [binary for binary in server_binaries("redis", []) if binary.version < (7, 4)]
+    if not older:
+        pytest.skip("no server here is so old")
+    with PrivateServer(binary=older[0]) as server:
+        app = Bananas(server.url)
+        jobs = await submit(app, 600)
+        keys = app.producer.keys("default")
+        await app.client.ask(keys, broker.plain(int, "ZREM", keys.ready, jobs[5].place[1]), "damaging")
+        asked = watch(app, monkeypatch)
+        monkeypatch.setattr("bananas.audit.CHUNK_BYTES", 2_000)
+        (finding,) = (await audit(app)).findings
+        assert (finding.kind, finding.id) == ("no place", jobs[5].place[1])
+        assert "NOVALUES" in {command[-1] for command in asked}
+        counts = [command[-1] for command in asked if command[1] == keys.jobs and command[-1] != "NOVALUES"]
+        assert len(counts) > 1
+        assert max(counts) < 200
+        await app.close()
+
+
+# --- a queue at work ------------------------------------------------------------------------------------------------
+
+
+async def test_a_busy_queue_gives_no_finding_and_its_damage_is_found(server: Any) -> None:
+    app = Bananas(server.url, namespace="busy", call_timeout=5)
+
+    @app.task(max_retries=1_000_000, retry=Retry(base=0.001, cap=0.002))
+    async def fails() -> None:
+        raise ValueError("again")
+
+    @app.task(max_retries=1_000_000)
+    async def snoozes() -> None:
+        raise Snooze(0.001)
+
+    @app.task(result_ttl=0)
+    async def works() -> None:
+        await asyncio.sleep(0)
+
+    async def keep_busy() -> None:
+        for number in range(100_000):
+            await submit(app, 50, "works", priority=number % 1000)
+            await submit(app, 5, "works", unique=f"key{number % 7}")
+            await (await app.submit("works", options={"delay": 0.005})).set_priority(3)
+
+    async with worker_for(app, worker_concurrency=50):
+        await submit(app, 3, "fails")
+        await submit(app, 30, "snoozes")
+        busy = asyncio.ensure_future(keep_busy())
+        for _ in range(20):
+            assert (await audit(app)).findings == ()
+        keys = app.producer.keys("default")
+        lost = (await app.submit("works", options={"delay": 600})).place[1]
+        await app.client.ask(keys, broker.plain(int, "ZREM", keys.scheduled, lost), "damaging")
+        for _ in range(5):
+            assert [(finding.kind, finding.id) for finding in (await audit(app)).findings] == [("no place", lost)]
+        busy.cancel()
+        await asyncio.gather(busy, return_exceptions=True)
+    await app.close()
+
+
+# --- who works ------------------------------------------------------------------------------------------------------
 
 
 async def test_the_registry_lists_the_workers_that_are_alive(app: Bananas) -> None:
