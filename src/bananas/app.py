@@ -4,11 +4,11 @@ import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from datetime import timedelta
-from typing import Any, NamedTuple, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, Unpack, cast, overload
 
+from bananas.address import Address, parse_url
 from bananas.client import Client
 from bananas.config import Settings, load_settings, seconds
-from bananas.connection import Address, parse_url
 from bananas.errors import ConfigError, describe
 from bananas.handle import Job
 from bananas.keys import parse_public_id, task_tag
@@ -18,6 +18,9 @@ from bananas.queue import Queue
 from bananas.result import Waiter, wanted
 from bananas.schedule import Missed, Schedule, parse
 from bananas.task import AsyncTask, Call, SubmitOptions, SyncTask, Task, TaskOptions, read_options
+
+if TYPE_CHECKING:
+    from bananas.embedded import EmbeddedServer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +77,9 @@ class Bananas:
         self.settings: Settings = load_settings({"redis_url": url, **settings} if url is not None else settings)
         self.registry = Registry()
         self._chain = Chain()
-        self.client = Client(self._locate, f"bananas:{self.settings.namespace}", self.settings.redis_pool_size, self.settings.call_timeout)
+        self._server: EmbeddedServer | None = None
+        limits = self.settings.redis_pool_size, self.settings.call_timeout
+        self.client = Client(self._locate, f"bananas:{self.settings.namespace}", *limits, self._leave)
         self.producer = Producer(self.settings, self.client, self._chain, self.registry.tasks)
 
     # --- declare ---
@@ -218,7 +223,10 @@ class Bananas:
                 yield job.ended(outcome)
 
     async def close(self) -> None:
-        """Close the connections of the running loop and of threads; the app opens new ones when it is used again."""
+        """Close the connections of the running loop and of threads, and leave the embedded server if no other loop uses the app.
+
+        The app may be used again: it opens new connections, and joins the embedded server again.
+        """
         await self.client.close()
 
     # --- the server ---
@@ -236,6 +244,11 @@ class Bananas:
             raise ConfigError(embedded.refusal(environ, interactive, container))
         self._server = embedded.join()
         return parse_url(self._server.url)
+
+    def _leave(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
 
 
 class TaskDecorator:

@@ -1,11 +1,11 @@
 """What can be asked of a server: one function per transition, each a `Request` that any connection can run.
 
 The functions do no I/O. A request knows its script, keys, arguments, and how to read the reply; the client and the worker put several
-into one write (`session.py`). Every one is safe to resend: submits and settles by boot and number, the rest because doing it twice
+into one write (`session.py`). Every one is safe to resend: submits, settles and acts by boot and number, the rest because doing it twice
 changes nothing. The scripts' headers (lua/*.lua) say what each reads, writes and costs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from bananas.errors import ScriptFailed
@@ -95,22 +95,6 @@ def enqueue(keys: QueueKeys, boot: str, number: int, jobs: Sequence[NewJob]) -> 
 def _read_ids(reply: bytes) -> list[str] | None:
     text = reply.decode()
     return [text[i : i + 43] for i in range(0, len(text), 43)] or None
-
-
-def batches(jobs: Iterable[tuple[QueueKeys, NewJob]]) -> Iterable[tuple[QueueKeys, list[NewJob]]]:
-    """Gather jobs into batches for one queue each, as large as a batch may be, in order within a queue."""
-    waiting: dict[QueueKeys, list[NewJob]] = {}
-    sizes: dict[QueueKeys, int] = {}
-    for keys, job in jobs:
-        batch = waiting.setdefault(keys, [])
-        size = sizes.get(keys, 0) + len(job.body)
-        if batch and (len(batch) >= SUBMIT_BATCH or size > SUBMIT_BYTES):
-            yield keys, batch
-            batch = waiting[keys] = []
-            size = len(job.body)
-        sizes[keys] = size
-        batch.append(job)
-    yield from ((keys, batch) for keys, batch in waiting.items() if batch)
 
 
 # --- claim ------------------------------------------------------------------------------------------------------------
@@ -291,34 +275,50 @@ def announce(workers: str, queues: str, boot: str, ttl_ms: int, record: bytes, n
 # --- one job, by name -------------------------------------------------------------------------------------------------
 
 
-def cancel(keys: QueueKeys, ids: Sequence[str], result: KeptResult, *, running: bool) -> Request[str]:
+class Once(NamedTuple):
+    """Who asks, and their how many-th act on this queue it is: a resend changes nothing and gets the first reply.
+
+    `UNNUMBERED`, number 0: nothing is remembered, for who does not resend or does not mind the second reply.
+    """
+
+    boot: str
+    number: int
+
+
+UNNUMBERED = Once("", 0)
+
+
+def cancel(keys: QueueKeys, ids: Sequence[str], result: KeptResult, *, running: bool, once: Once = UNNUMBERED) -> Request[str]:
     """End waiting jobs with `result` (ttl 0: none), and mark running ones where `running`.
 
     Returns:
         per job 'e' ended, 'm' marked, 'r' running and left, 'd' dead and left, '0' not found.
     """
-    names = [keys.result(job_id) for job_id in ids]
-    return Request(_text, script("cancel"), (*keys.fixed, *names), (*result, int(running), *ids))
+    return _act("cancel", _text, keys, once, (*result, int(running), *ids), [keys.result(job_id) for job_id in ids])
 
 
-def reprioritize(keys: QueueKeys, priority: int, ids: Sequence[str]) -> Request[str]:
+def reprioritize(keys: QueueKeys, priority: int, ids: Sequence[str], *, once: Once = UNNUMBERED) -> Request[str]:
     """Change priorities. Returns per job 'r' ready, 's' scheduled, 'l' running, 'd' dead, '0' not found."""
-    return Request(_text, script("reprioritize"), keys.fixed, (priority, *ids))
+    return _act("reprioritize", _text, keys, once, (priority, *ids))
 
 
-def reschedule(keys: QueueKeys, delay_ms: int, ids: Sequence[str]) -> Request[str]:
+def reschedule(keys: QueueKeys, delay_ms: int, ids: Sequence[str], *, once: Once = UNNUMBERED) -> Request[str]:
     """Change when waiting jobs become ready. Returns per job 'e' done, 'l' running, 'd' dead, '0' not found."""
-    return Request(_text, script("reschedule"), keys.fixed, (delay_ms, *ids))
+    return _act("reschedule", _text, keys, once, (delay_ms, *ids))
 
 
-def replay(keys: QueueKeys, ids: Sequence[str]) -> Request[str]:
+def replay(keys: QueueKeys, ids: Sequence[str], *, once: Once = UNNUMBERED) -> Request[str]:
     """Bring dead jobs back. Returns per job 'e' ready, 'u' its unique key is held by another, '0' not dead."""
-    return Request(_text, script("replay"), (*keys.fixed, *[keys.result(job_id) for job_id in ids]), ids)
+    return _act("replay", _text, keys, once, ids, [keys.result(job_id) for job_id in ids])
 
 
-def discard(keys: QueueKeys, ids: Sequence[str]) -> Request[int]:
+def discard(keys: QueueKeys, ids: Sequence[str], *, once: Once = UNNUMBERED) -> Request[int]:
     """Delete dead jobs. Returns how many."""
-    return Request(int, script("discard"), keys.fixed, ids)
+    return _act("discard", int, keys, once, ids)
+
+
+def _act(name: str, parse: Callable[[Any], T], keys: QueueKeys, once: Once, args: Sequence[Any], results: Sequence[str] = ()) -> Request[T]:
+    return Request(parse, script(name), (*keys.fixed, keys.seen(once.boot, "act"), *results), (once.number, *args))
 
 
 def info(keys: QueueKeys, job_id: str) -> Request[list[Any]]:
@@ -326,12 +326,23 @@ def info(keys: QueueKeys, job_id: str) -> Request[list[Any]]:
     return Request(_same, script("info"), (*keys.fixed, keys.result(job_id)), (job_id,))
 
 
+def examine(
+    keys: QueueKeys, most_leases: int, ids: Sequence[bytes], members: Sequence[bytes] = (), fields: Sequence[bytes] = ()
+) -> Request[list[Any]]:
+    """What is known of at most 1,000 ids at one moment, raw: see lua/examine.lua and `audit.Moment`."""
+    return Request(_same, script("examine"), keys.fixed, (most_leases, len(ids), len(members), *ids, *members, *fields))
+
+
 # --- a queue ----------------------------------------------------------------------------------------------------------
 
 
-def pause(keys: QueueKeys, paused: bool) -> Request[bool]:
+def pause(keys: QueueKeys, paused: bool, *, once: Once = UNNUMBERED) -> Request[bool]:
     """Stop or resume claims. Returns whether that changed anything."""
-    return Request(bool, script("pause"), keys.fixed, (int(paused),))
+    return _act("pause", _truth, keys, once, (int(paused),))
+
+
+def _truth(reply: int | bytes) -> bool:
+    return bool(int(reply))
 
 
 def cron_register(keys: QueueKeys, entries: Sequence[tuple[str, bytes, int]]) -> Request[list[int]]:

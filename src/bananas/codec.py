@@ -8,7 +8,6 @@ the annotations when a job is submitted, so that a wrong one fails there and not
 
 import inspect
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import Any, get_type_hints
 
 import msgspec
@@ -27,8 +26,9 @@ class Undecodable(Exception):
 
 
 def _encode_other(value: Any) -> Any:
-    if isinstance(value, PurePath):
-        return str(value)
+    path = getattr(value, "__fspath__", None)
+    if path is not None and not isinstance(value, type):
+        return path()
     dump = getattr(value, "model_dump", None)
     if dump is not None and not isinstance(value, type):
         return dump(mode="python")
@@ -41,7 +41,7 @@ def _encode_other(value: Any) -> Any:
 def _decode_other(kind: type, value: Any) -> Any:
     if isinstance(value, kind):
         return value
-    if issubclass(kind, PurePath):
+    if hasattr(kind, "__fspath__"):
         return kind(value)
     validate = getattr(kind, "model_validate", None)
     if validate is not None:
@@ -100,16 +100,21 @@ def pack_envelope(envelope: Envelope[Any], limit_bytes: int) -> bytes:
     return body
 
 
-def unpack_body(body: bytes) -> tuple[int, Envelope[Raw]]:
-    """Read what `jobs` holds: (server's birth ms, envelope). Raises Undecodable."""
-    if len(body) <= BIRTH_BYTES:
-        raise Undecodable("the job's body is missing")
-    if body[8:9] != VERSION:
-        raise Undecodable(f"the job was packed as version {body[8]}, this worker reads version {VERSION[0]}")
+def unpack_body(body: bytes) -> Envelope[Raw]:
+    """Read the envelope in what `jobs` holds. Raises Undecodable."""
+    if not body.startswith(VERSION, BIRTH_BYTES):
+        if len(body) <= BIRTH_BYTES:
+            raise Undecodable("the job's body is missing")
+        raise Undecodable(f"the job was packed as version {body[BIRTH_BYTES]}, this worker reads version {VERSION[0]}")
     try:
-        return int.from_bytes(body[:8], "big"), _envelopes.decode(memoryview(body)[9:])
+        return _envelopes.decode(body[BIRTH_BYTES + 1 :])
     except Exception as error:
         raise Undecodable(f"the job's body is no job: {error}") from error
+
+
+def birth_ms(body: bytes) -> int:
+    """When a job was stored, by the server's clock: the head of what `jobs` holds."""
+    return int.from_bytes(body[:BIRTH_BYTES], "big")
 
 
 def pack_result(result: Result) -> bytes:

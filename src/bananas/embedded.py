@@ -69,10 +69,11 @@ class EmbeddedServer:
     pid: int
     watcher_pid: int
     _use: int = field(repr=False, compare=False)
+    _user_pid: int = field(default_factory=os.getpid, repr=False, compare=False)
 
     def close(self) -> None:
         """Give up this use. After the last one of all programs the server stops. Harmless when repeated, and in a forked child."""
-        if self._use in _uses:
+        if self._use in _uses and self._user_pid == os.getpid():
             _uses.discard(self._use)
             os.close(self._use)
         self._use = -1

@@ -113,22 +113,32 @@ class Job(Generic[R]):
         result = KeptResult(
             CANCEL_RESULT_TTL_MS, pack_result(Result("cancelled", error_message="it was cancelled before it ran", attempts=0))
         )
-        request = broker.cancel(self._keys, [self._job_id], result, running=True)
-        code = await self._client.ask(self._keys, request, f"cancelling job {self.id}")
+        code = await self._client.act(
+            self._keys,
+            lambda once: broker.cancel(self._keys, [self._job_id], result, running=True, once=once),
+            f"cancelling job {self.id}",
+        )
         return code in ("e", "m")
 
     async def set_priority(self, priority: int | str) -> None:
         """Change its priority. While it runs, the new one holds for its retries. Raises JobNotFound."""
-        request = broker.reprioritize(self._keys, parse_priority(priority), [self._job_id])
-        self._refuse(await self._client.ask(self._keys, request, f"changing the priority of job {self.id}"), "")
+        value = parse_priority(priority)
+        code = await self._client.act(
+            self._keys,
+            lambda once: broker.reprioritize(self._keys, value, [self._job_id], once=once),
+            f"changing the priority of job {self.id}",
+        )
+        self._refuse(code, "")
 
     async def reschedule(self, *, delay: Duration | None = None, at: datetime | None = None) -> None:
         """Make it ready so long from now, or at that time (0: now). Raises JobNotFound, or JobConflict while it runs or is dead."""
         if (delay is None) == (at is None):
             raise ConfigError("reschedule takes delay= or at=, one of the two")
         delay_ms = until_ms(at) if at is not None else milliseconds(delay or 0, "delay")
-        request = broker.reschedule(self._keys, delay_ms, [self._job_id])
-        self._refuse(await self._client.ask(self._keys, request, f"rescheduling job {self.id}"), "ld")
+        code = await self._client.act(
+            self._keys, lambda once: broker.reschedule(self._keys, delay_ms, [self._job_id], once=once), f"rescheduling job {self.id}"
+        )
+        self._refuse(code, "ld")
 
     def _refuse(self, code: str, conflicts: str) -> None:
         if code == "0":

@@ -44,10 +44,10 @@ def job_info(keys: QueueKeys, job_id: str, reply: list[Any]) -> JobInfo:
 
 def _body(body: bytes, tries: Tries) -> dict[str, Any]:
     try:
-        born_ms, envelope = codec.unpack_body(body)
+        envelope = codec.unpack_body(body)
     except codec.Undecodable:
         return {}
-    return {"born_ms": tries.since_ms or born_ms} | _envelope(envelope)
+    return {"born_ms": tries.since_ms or codec.birth_ms(body)} | _envelope(envelope)
 
 
 def _envelope(envelope: Envelope[Any]) -> dict[str, Any]:

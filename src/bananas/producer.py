@@ -4,24 +4,24 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from bananas.broker import NewJob, batches
-from bananas.client import Client, Lane, SyncLane
+from bananas.broker import SUBMIT_BATCH, SUBMIT_BYTES, NewJob
+from bananas.client import Client
 from bananas.codec import pack_envelope
 from bananas.config import PRIORITIES, Settings, check_task_name
-from bananas.errors import BananasError, ConfigError, SubmitError, SubmitManyError, describe
+from bananas.errors import BananasError, BrokerUnavailable, ConfigError, SubmitError, SubmitManyError, describe
 from bananas.handle import Job
 from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id
+from bananas.lane import Patience
 from bananas.middleware import Chain, Draft
 from bananas.result import Outcome, refuse_on_loop
 from bananas.task import NO_OPTIONS, Call, Options, Task
 
 R = TypeVar("R")
 RunHere = Callable[[QueueKeys, NewJob], Coroutine[Any, Any, Outcome]]
-BULK_LANES = 3
+BULK_BATCHES = 3  # under way, or packed and waiting for their turn, at a time
 
 
 class _Plan(NamedTuple):
@@ -71,7 +71,7 @@ class Producer:
     def use(self, settings: Settings, client: Client) -> None:
         """From now on, submit by these settings to this client's server."""
         self.settings, self.client = settings, client
-        self._pace = Pace(settings.submit_rate)
+        self._pace, self._limit_bytes = Pace(settings.submit_rate), settings.max_payload_bytes
         self._keys: dict[str, QueueKeys] = {}
         self._plans: dict[str, _Plan] = {}
 
@@ -87,7 +87,7 @@ class Producer:
         if self.chain.wraps_submit:
             draft = self.draft(call)
             with self.chain.around_submit([draft]):
-                return await self._send(_from_draft(call, draft))
+                return await self._send(from_draft(call, draft))
         return await self._send(call)
 
     async def _send(self, call: Call[R]) -> Job[R]:
@@ -105,7 +105,7 @@ class Producer:
         if self.chain.wraps_submit:
             draft = self.draft(call)
             with self.chain.around_submit([draft]):
-                return self._send_sync(_from_draft(call, draft))
+                return self._send_sync(from_draft(call, draft))
         return self._send_sync(call)
 
     def _send_sync(self, call: Call[R]) -> Job[R]:
@@ -114,55 +114,69 @@ class Producer:
             return self.handle(plan, job, job.job_id).ended(asyncio.run(self.run_here(plan.keys, job)))
         if pause := self._pace.wait_for(1):
             time.sleep(pause)
-        budget = call.options.call_timeout or self.client.budget
-        ids = self.client.pool.use(partial(_deliver, plan.keys, [job], budget), budget)
+        ids = self._deliver_sync(plan.keys, [job], call.options.call_timeout or self.client.budget)
         return self.handle(plan, job, job.job_id if ids is None else ids[0])
 
     async def submit_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
-        """Submit any number of calls in few round trips, pipelined over several lanes. Raises SubmitManyError."""
+        """Submit any number of calls in few round trips, in their order within each queue. Raises SubmitManyError.
+
+        A queue has one batch under way; the next ones are packed meanwhile, which is most of the work, and wait for their turn in order.
+        """
         many = _Many[R](self, calls)
         if self.run_here is not None:
-            for keys, job in many.packed():
-                many.ran(job, await self.run_here(keys, job))
+            for place, plan, job in many.items():
+                many.ran(place, job, await self.run_here(plan.keys, job))
             return many.jobs()
-        here = self.client.here()
-        free: asyncio.Queue[Lane] = asyncio.Queue()
-        for index in range(BULK_LANES):
-            free.put_nowait(here.bulk_lane(index))
-
-        async def send(lane: Lane, keys: QueueKeys, jobs: list[NewJob]) -> None:
-            try:
-                many.sent(jobs, await lane.deliver(keys, jobs, self.client.budget))
-            except BananasError as error:
-                many.failed(jobs, error)
-            finally:
-                free.put_nowait(lane)
-
-        async with asyncio.TaskGroup() as group:
-            for keys, jobs in batches(many.packed()):
-                if pause := self._pace.wait_for(len(jobs)):
+        free, sending = asyncio.Semaphore(BULK_BATCHES), set[asyncio.Task[None]]()
+        try:
+            for batch in many.batches():
+                if pause := self._pace.wait_for(len(batch.jobs)):
                     await asyncio.sleep(pause)
-                group.create_task(send(await free.get(), keys, jobs))
+                await free.acquire()
+                task = asyncio.create_task(self._send_batch(many, batch, free))
+                sending.add(task)
+                task.add_done_callback(sending.discard)
                 await asyncio.sleep(0)
+            await asyncio.gather(*sending)
+        except BaseException:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+            raise
         return many.jobs()
+
+    async def _send_batch(self, many: "_Many[R]", batch: "_Batch", free: asyncio.Semaphore) -> None:
+        patience = Patience(self.client.budget, _submitting(batch.keys, batch.jobs))
+        try:
+            many.check()
+            many.sent(batch, await self.client.here().bulk.deliver(batch.keys, batch.jobs, patience))
+        except BananasError as error:
+            many.failed(batch, error)
+        finally:
+            free.release()
 
     def submit_many_sync(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """`submit_many` from code without an event loop."""
         refuse_on_loop("submit_many_sync()", "app.submit_many()")
         many = _Many[R](self, calls)
         if self.run_here is not None:
-            for keys, job in many.packed():
-                many.ran(job, asyncio.run(self.run_here(keys, job)))
+            for place, plan, job in many.items():
+                many.ran(place, job, asyncio.run(self.run_here(plan.keys, job)))
             return many.jobs()
-        budget = self.client.budget
-        for keys, jobs in batches(many.packed()):
-            if pause := self._pace.wait_for(len(jobs)):
+        for batch in many.batches():
+            if pause := self._pace.wait_for(len(batch.jobs)):
                 time.sleep(pause)
             try:
-                many.sent(jobs, self.client.pool.use(partial(_deliver, keys, jobs, budget), budget))
+                many.check()
+                many.sent(batch, self._deliver_sync(batch.keys, batch.jobs, self.client.budget))
             except BananasError as error:
-                many.failed(jobs, error)
+                many.failed(batch, error)
         return many.jobs()
+
+    def _deliver_sync(self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float) -> list[str] | None:
+        patience = Patience(budget, _submitting(keys, jobs))
+        ids: list[str] | None = self.client.pool.use(lambda lane: lane.deliver(keys, jobs, patience), budget)
+        return ids
 
     # --- from a call to a packed job ---
 
@@ -188,6 +202,9 @@ class Producer:
         known = self._tasks.get(task) if isinstance(task, str) else task
         if known is not None:
             known.signature.check(plan.task, call.args, call.kwargs)
+        if given is NO_OPTIONS:
+            body = pack_envelope(Envelope(plan.task, call.args, call.kwargs or None, expires_ms=plan.expires_ms), self._limit_bytes)
+            return plan, NewJob(new_id(plan.suffix), body)
         envelope: Envelope[Any] = Envelope(
             plan.task,
             call.args,
@@ -200,7 +217,7 @@ class Producer:
             plan.expires_ms,
             dict(given.headers) if given.headers else None,
         )
-        body = pack_envelope(envelope, self.settings.max_payload_bytes)
+        body = pack_envelope(envelope, self._limit_bytes)
         return plan, NewJob(new_id(plan.suffix), body, given.delay_ms, given.unique)
 
     def handle(self, plan: _Plan, job: NewJob, job_id: str) -> Job[Any]:
@@ -213,17 +230,33 @@ class Producer:
         return Draft(plan.task, call.args, dict(call.kwargs), plan.keys.queue, plan.priority, dict(call.options.headers or {}))
 
 
-def _deliver(keys: QueueKeys, jobs: Sequence[NewJob], budget: float, lane: SyncLane) -> list[str] | None:
-    return lane.deliver(keys, jobs, budget)
+def _submitting(keys: QueueKeys, jobs: Sequence[NewJob]) -> str:
+    return f"submitting {len(jobs)} job(s) to queue {keys.name!r}"
 
 
 def _first(*choices: int | None) -> int:
     return next(choice for choice in choices if choice is not None)
 
 
-def _from_draft(call: Call[R], draft: Draft) -> Call[R]:
+def from_draft(call: Call[R], draft: Draft) -> Call[R]:
+    """The call as middleware left it."""
     options = call.options._replace(queue=draft.queue, priority=draft.priority, headers=draft.headers)
     return Call(call.task, draft.args, draft.kwargs, options)
+
+
+class _Batch:
+    """Jobs for one queue that are sent together, and the place of each among the items."""
+
+    __slots__ = ("bytes", "jobs", "keys", "places")
+
+    def __init__(self, keys: QueueKeys) -> None:
+        self.keys, self.bytes = keys, 0
+        self.jobs: list[NewJob] = []
+        self.places: list[int] = []
+
+    def has_room(self, job: NewJob) -> bool:
+        """Whether one more job fits."""
+        return len(self.jobs) < SUBMIT_BATCH and (not self.jobs or self.bytes + len(job.body) <= SUBMIT_BYTES)
 
 
 class _Many(Generic[R]):
@@ -231,51 +264,75 @@ class _Many(Generic[R]):
 
     def __init__(self, producer: Producer, calls: Iterable[Call[R]]) -> None:
         self._producer, self._calls = producer, calls
-        self._outcomes: list[Job[R] | BananasError | None] = []
-        self._under_way: dict[str, tuple[int, _Plan]] = {}
+        self._outcomes: list[Job[R] | BananasError | _Plan] = []
         self._middleware = ExitStack()
+        self._away: BrokerUnavailable | None = None
 
-    def packed(self) -> Iterator[tuple[QueueKeys, NewJob]]:
-        """The items as they are packed; those that cannot be are failed."""
-        producer = self._producer
+    def items(self) -> Iterator[tuple[int, _Plan, NewJob]]:
+        """The items as they are packed, each with its place; those that cannot be are failed."""
+        producer, outcomes, wraps = self._producer, self._outcomes, self._producer.chain.wraps_submit
         for call in self._calls:
             if not isinstance(call, Call):
                 raise ConfigError(
                     f"submit_many takes calls, as task.bind(...) makes them, not {describe(call)}; items before it may be submitted"
                 )
             try:
-                if producer.chain.wraps_submit:
+                if wraps:
                     draft = producer.draft(call)
                     self._middleware.enter_context(producer.chain.around_submit([draft]))
-                    call = _from_draft(call, draft)
+                    call = from_draft(call, draft)
                 plan, job = producer.pack(call)
             except (SubmitError, ConfigError) as error:
-                self._outcomes.append(error)
+                outcomes.append(error)
             else:
-                self._under_way[job.job_id] = (len(self._outcomes), plan)
-                self._outcomes.append(None)
-                yield plan.keys, job
+                outcomes.append(plan)
+                yield len(outcomes) - 1, plan, job
 
-    def sent(self, jobs: Sequence[NewJob], ids: list[str] | None) -> None:
+    def batches(self) -> Iterator[_Batch]:
+        """The items in batches, as large as a batch may be, in their order within a queue."""
+        filling: dict[str, _Batch] = {}
+        for place, plan, job in self.items():
+            batch = filling.get(plan.keys.base)
+            if batch is None or not batch.has_room(job):
+                if batch is not None:
+                    yield batch
+                batch = filling[plan.keys.base] = _Batch(plan.keys)
+            batch.jobs.append(job)
+            batch.places.append(place)
+            batch.bytes += len(job.body)
+        yield from filling.values()
+
+    def sent(self, batch: _Batch, ids: list[str] | None) -> None:
         """A batch was stored."""
-        for place, job in enumerate(jobs):
-            index, plan = self._under_way.pop(job.job_id)
-            self._outcomes[index] = self._producer.handle(plan, job, job.job_id if ids is None else ids[place])
+        outcomes, client, keys = self._outcomes, self._producer.client, batch.keys
+        for index, place in enumerate(batch.places):
+            plan, own = cast(_Plan, outcomes[place]), batch.jobs[index].job_id
+            job_id = own if ids is None else ids[index]
+            outcomes[place] = Job(client, keys, job_id, kind=plan.kind, kept=plan.kept, created=job_id == own)
 
-    def ran(self, job: NewJob, outcome: Outcome) -> None:
+    def check(self) -> None:
+        """Raise BrokerUnavailable where an earlier batch has waited for the server in vain: the rest does not wait as long each."""
+        if self._away is not None:
+            raise BrokerUnavailable(
+                "Nothing of this batch was sent, since the server stayed away for one before it. Submit the items that failed again later."
+            ) from self._away
+
+    def ran(self, place: int, job: NewJob, outcome: Outcome) -> None:
         """A job was run instead of being stored."""
-        index, plan = self._under_way.pop(job.job_id)
-        self._outcomes[index] = self._producer.handle(plan, job, job.job_id).ended(outcome)
+        plan = cast(_Plan, self._outcomes[place])
+        self._outcomes[place] = self._producer.handle(plan, job, job.job_id).ended(outcome)
 
-    def failed(self, jobs: Sequence[NewJob], error: BananasError) -> None:
-        """A batch was not stored."""
-        for job in jobs:
-            self._outcomes[self._under_way.pop(job.job_id)[0]] = error
+    def failed(self, batch: _Batch, error: BananasError) -> None:
+        """A batch was not stored, as far as is known."""
+        if isinstance(error, BrokerUnavailable):
+            self._away = self._away or error
+        for place in batch.places:
+            self._outcomes[place] = error
 
     def jobs(self) -> list[Job[R]]:
         """Every item's job, in order. Raises SubmitManyError when some have none."""
         failed = [outcome for outcome in self._outcomes if isinstance(outcome, BananasError)]
         with self._middleware:
             if failed:
-                raise SubmitManyError(self._outcomes)
+                raise SubmitManyError(cast(list[Any], self._outcomes))
         return cast(list[Job[R]], self._outcomes)

@@ -59,28 +59,29 @@ class Queue:
 
     async def pause(self) -> bool:
         """Stop claims from it, on every worker; submits and running jobs go on. Returns False if it was paused already."""
-        return await self._client.ask(self._keys, broker.pause(self._keys, True), f"pausing queue {self.name!r}")
+        return await self._client.act(self._keys, lambda once: broker.pause(self._keys, True, once=once), f"pausing queue {self.name!r}")
 
     async def resume(self) -> bool:
         """Let workers claim again. Returns False if it was not paused."""
-        return await self._client.ask(self._keys, broker.pause(self._keys, False), f"resuming queue {self.name!r}")
+        return await self._client.act(self._keys, lambda once: broker.pause(self._keys, False, once=once), f"resuming queue {self.name!r}")
 
     async def purge(self) -> int:
         """End every waiting job (ready and scheduled) as "purged", waking who waits; running and dead ones stay. Returns how many."""
-        result = KeptResult(CANCEL_RESULT_TTL_MS, pack_result(Result("purged", error_message="its queue was purged", attempts=0)))
-        purged = 0
+        what, purged = f"purging queue {self.name!r}", 0
         for key in (self._keys.ready, self._keys.scheduled):
-            left = await self._client.ask(self._keys, broker.plain(int, "ZCARD", key), f"purging queue {self.name!r}")
+            left = await self._client.ask(self._keys, broker.plain(int, "ZCARD", key), what)
             while left > 0:
-                ids = await self._client.ask(self._keys, broker.plain(_ids, "ZRANGE", key, 0, _BATCH - 1), f"purging queue {self.name!r}")
+                ids = await self._client.ask(self._keys, broker.plain(_ids, "ZRANGE", key, 0, _BATCH - 1), what)
                 if not ids:
                     break
-                codes = await self._client.ask(
-                    self._keys, broker.cancel(self._keys, ids, result, running=False), f"purging queue {self.name!r}"
-                )
-                purged += codes.count("e")
+                purged += await self._end(ids, what)
                 left -= len(ids)
         return purged
+
+    async def _end(self, ids: Sequence[str], what: str) -> int:
+        result = KeptResult(CANCEL_RESULT_TTL_MS, pack_result(Result("purged", error_message="its queue was purged", attempts=0)))
+        codes = await self._client.act(self._keys, lambda once: broker.cancel(self._keys, ids, result, running=False, once=once), what)
+        return codes.count("e")
 
     def __repr__(self) -> str:
         return f"<queue {self.name}>"
@@ -124,7 +125,7 @@ class DeadLetters:
             JobNotFound: it is not dead.
             JobConflict: another job holds its unique key now; it stays dead.
         """
-        code = await self._client.ask(self._keys, broker.replay(self._keys, [self._own(job_id)]), f"replaying {self._what}")
+        code = await self._replay([self._own(job_id)])
         if code == "0":
             raise JobNotFound(f"job {job_id} is not among {self._what}; nothing was changed. `dead.list()` shows which are")
         if code == "u":
@@ -139,10 +140,13 @@ class DeadLetters:
             )
             if not ids:
                 break
-            codes = await self._client.ask(self._keys, broker.replay(self._keys, ids), f"replaying {self._what}")
+            codes = await self._replay(ids)
             replayed += codes.count("e")
             skipped += len(ids) - codes.count("e")
         return replayed
+
+    async def _replay(self, ids: Sequence[str]) -> str:
+        return await self._client.act(self._keys, lambda once: broker.replay(self._keys, ids, once=once), f"replaying {self._what}")
 
     async def delete(self, job_id: str) -> bool:
         """Delete one for good. Returns False if it was not dead."""
@@ -159,7 +163,7 @@ class DeadLetters:
         return deleted
 
     async def _discard(self, ids: Sequence[str]) -> int:
-        return await self._client.ask(self._keys, broker.discard(self._keys, ids), f"deleting from {self._what}")
+        return await self._client.act(self._keys, lambda once: broker.discard(self._keys, ids, once=once), f"deleting from {self._what}")
 
     def _own(self, job_id: str) -> str:
         if len(job_id) == ID_LENGTH and "." not in job_id:

@@ -6,17 +6,19 @@ announced on the channel `result:<id>` with its bytes, and one whose message got
 
 import asyncio
 import time
+from asyncio import _get_running_loop as _running_loop  # raises nothing where no loop runs
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from bananas import broker, codec
 from bananas.broker import Request
-from bananas.client import LoopClient, SyncPool
+from bananas.client import LoopClient
 from bananas.connection import Connection, ConnectionLost, SyncConnection
 from bananas.errors import BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
 from bananas.job import Result
 from bananas.keys import QueueKeys
 from bananas.session import answer, pause_before
+from bananas.sync_client import SyncPool
 
 REREAD_S = 3.0
 _READ_BATCH = 500
@@ -293,8 +295,5 @@ def value_of(public_id: str, outcome: Outcome, kind: Any, kept: bool) -> Any:
 
 def refuse_on_loop(call: str, instead: str) -> None:
     """Raises SyncOnRunningLoop when an event loop runs on this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise SyncOnRunningLoop(f"{call} would block the event loop that runs on this thread; nothing was sent. Use: await {instead}")
+    if _running_loop() is not None:
+        raise SyncOnRunningLoop(f"{call} would block the event loop that runs on this thread; nothing was sent. Use: await {instead}")

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bananas.connection import SyncConnection, parse_url
+from bananas.address import parse_url
+from bananas.connection import SyncConnection
 from bananas.server import PrivateServer
 
 LASTING = re.compile(

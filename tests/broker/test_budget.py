@@ -3,17 +3,16 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tests.support import eventually, wait_until
+from tests.support import GO_ON, STALL, eventually, wait_until
 
 from bananas import Bananas, BrokerUnavailable, QueueFull, ServerUnsuitable, broker
 from bananas.broker import Burial, Comeback, Ending, KeptResult, NewJob, Request
 from bananas.codec import pack_envelope
-from bananas.connection import Connection, SyncConnection, parse_url
+from bananas.connection import Connection
 from bananas.errors import BrokerError
 from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id, queues_key
@@ -22,17 +21,6 @@ from bananas.session import run
 
 LEASE = 8_000
 BODY = pack_envelope(Envelope("task", ()), 1_000)
-STALL = ("CLIENT", "PAUSE", 60_000, "WRITE")  # scripts wait, reads are answered
-GO_ON = ("CLIENT", "UNPAUSE")
-
-
-@pytest.fixture(autouse=True)
-def goes_on(server: PrivateServer) -> Iterator[None]:
-    """A test that fails leaves no stalled server behind."""
-    yield
-    connection = SyncConnection(parse_url(server.url))
-    connection.execute([GO_ON], 5)
-    connection.close()
 
 
 def job() -> NewJob:
@@ -158,7 +146,7 @@ async def test_everything_but_new_jobs_goes_on_when_the_server_is_full(keys: Que
     await ask(broker.cron_register(keys, [("sweep", b"every 1", 5)]))
     await connection.execute([("CONFIG", "SET", "maxmemory", 1)], 5)
     claim = await ask(broker.claim(keys, "aa", 1, 5, LEASE))
-    ended, dead, late, back, crashed = [claim.ids_and_scores[2 * i] + f":aa:{claim.fence}".encode() for i in range(5)]
+    ended, dead, late, back, crashed = [claim.ids_and_scores[2 * i] + f":aa:{claim.fence:010d}".encode() for i in range(5)]
     requests: list[Request[Any]] = [
         broker.announce(f"{{{keys.namespace}}}:workers", f"{{{keys.namespace}}}:queues", "aa", 1_000, b"record", ["jobs"]),
         broker.cron_register(keys, [("sweep", b"every 2", 5)]),
@@ -189,7 +177,7 @@ async def test_a_full_server_keeps_the_tick_of_cron_and_the_dead(keys: QueueKeys
     await ask(broker.enqueue(keys, "client", 1, [job()]))
     claim = await ask(broker.claim(keys, "aa", 1, 5, LEASE))
     dead = claim.ids_and_scores[0].decode()
-    await ask(broker.bury(keys, "aa", 1, [Burial(f"{dead}:aa:{claim.fence}".encode(), b"1 0 0 0 - ")], full=False, dropped=b""))
+    await ask(broker.bury(keys, "aa", 1, [Burial(f"{dead}:aa:{claim.fence:010d}".encode(), b"1 0 0 0 - ")], full=False, dropped=b""))
     await ask(broker.cron_register(keys, [("sweep", b"every 1", 5)]))
     await connection.execute([("CONFIG", "SET", "maxmemory", 1)], 5)
     for request in (broker.cron_fire(keys, "sweep", b"every 1", 5, 6, [job()]), broker.replay(keys, [dead])):

@@ -3,11 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.relay import Relay
 
 from bananas import (
     Bananas,
@@ -26,7 +26,8 @@ from bananas import (
     TaskError,
     broker,
 )
-from bananas.connection import Connection, SyncConnection, parse_url
+from bananas.address import parse_url
+from bananas.connection import Connection, SyncConnection
 from bananas.errors import AuthenticationFailed
 from bananas.keys import QueueKeys
 from bananas.server import PrivateServer, find_server_binary
@@ -192,48 +193,6 @@ async def test_a_connection_whose_batch_is_not_answered_in_time_is_closed(server
     assert connection.closed
 
 
-class Relay:
-    """A TCP port in front of a server that, once, cuts the client off instead of passing a reply on."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self.meanwhile: Callable[[], Awaitable[None]] | None = None
-        self._writers: list[asyncio.StreamWriter] = []
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> "Relay":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_unix_connection(self._path)
-        self._writers += [writer, up_writer]
-        self._tasks += [asyncio.create_task(self._forth(reader, up_writer)), asyncio.create_task(self._back(up_reader, writer))]
-
-    async def _forth(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-
-    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            meanwhile, self.meanwhile = self.meanwhile, None
-            if meanwhile is not None:
-                await meanwhile()
-                writer.close()
-                return
-            writer.write(data)
-
-
 async def test_a_submit_whose_reply_is_lost_is_one_job_even_when_it_has_run_meanwhile(server: PrivateServer) -> None:
     direct = await Connection.open(parse_url(server.url))
     keys = QueueKeys("relayed", "default")
@@ -242,14 +201,14 @@ async def test_a_submit_whose_reply_is_lost_is_one_job_even_when_it_has_run_mean
     async def run_everything() -> None:
         (claim,) = await run(direct, [broker.claim(keys, "aa", len(ran) + 1, 10, 8_000)], 5)
         ran.append(len(claim.bodies))
-        endings = [broker.Ending(item + f":aa:{claim.fence}".encode()) for item in claim.ids_and_scores[::2]]
+        endings = [broker.Ending(item + f":aa:{claim.fence:010d}".encode()) for item in claim.ids_and_scores[::2]]
         await run(direct, [broker.complete(keys, "aa", len(ran), endings, full=False, dropped=b"")], 5)
 
-    async with Relay(parse_url(server.url).path) as relay:
-        app = Bananas(f"redis://127.0.0.1:{relay.port}/0", namespace="relayed")
+    async with Relay(server.url) as relay:
+        app = Bananas(relay.url, namespace="relayed")
         await app.submit("task", 1)
         await run_everything()
-        relay.meanwhile = run_everything
+        relay.lose_reply(meanwhile=run_everything)
         job = await app.submit("task", 2)
         assert job.created
         assert ran == [1, 1]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tests.support import eventually
 
-from bananas.connection import Address, Connection, ConnectionLost, ReplyError, SyncConnection, parse_url
+from bananas.address import Address, parse_url
+from bananas.connection import Connection, ConnectionLost, ReplyError, SyncConnection
 from bananas.errors import AuthenticationFailed, BrokerUnavailable, ConfigError
 from bananas.server import PrivateServer
 

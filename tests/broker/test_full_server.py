@@ -18,7 +18,7 @@ async def test_a_dropped_result_still_says_how_the_job_ended(ask: Any, keys: Que
     new = NewJob(new_id(id_suffix("task", 500)), b"small")
     await ask(broker.enqueue(keys, "client", 1, [new]))
     claim = await ask(broker.claim(keys, "aa", 1, 1, 8_000))
-    member = claim.ids_and_scores[0] + f":aa:{claim.fence}".encode()
+    member = claim.ids_and_scores[0] + f":aa:{claim.fence:010d}".encode()
     kept = KeptResult(60_000, pack_result(Result(state, error_message="why " * 100)))
     settlements: dict[str, Settlement] = {
         "success": success(Ending(member, kept), 0),

@@ -37,7 +37,7 @@ class Line:
     async def claim(self, most: int = 100) -> tuple[list[bytes], Claim]:
         self._number += 1
         claim = await self.ask(broker.claim(self.keys, "aa", self._number, most, LEASE).at(T0))
-        return [claim.ids_and_scores[2 * i] + f":aa:{claim.fence}".encode() for i in range(len(claim.bodies))], claim
+        return [claim.ids_and_scores[2 * i] + f":aa:{claim.fence:010d}".encode() for i in range(len(claim.bodies))], claim
 
 
 @pytest.fixture

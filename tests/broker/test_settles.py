@@ -7,8 +7,9 @@ import pytest
 from tests.support import eventually
 
 from bananas import broker
+from bananas.address import parse_url
 from bananas.broker import Burial, Claim, Comeback, Ending, KeptResult, NewJob, Request
-from bananas.connection import Connection, parse_url
+from bananas.connection import Connection
 from bananas.errors import ScriptFailed
 from bananas.keys import QueueKeys, id_suffix, new_id
 from bananas.server import PrivateServer
@@ -24,7 +25,7 @@ def job(delay_ms: int = 0, unique: str = "", priority: int = 500) -> NewJob:
 
 
 def members(claim: Claim, boot: str = "aa") -> list[bytes]:
-    return [claim.ids_and_scores[2 * i] + f":{boot}:{claim.fence}".encode() for i in range(len(claim.bodies))]
+    return [claim.ids_and_scores[2 * i] + f":{boot}:{claim.fence:010d}".encode() for i in range(len(claim.bodies))]
 
 
 async def claimed(ask: Ask, keys: QueueKeys, *jobs: NewJob, turn: int = 1) -> Claim:

@@ -21,7 +21,7 @@ def job(suffix: str = NORMAL, body: bytes = b"body", delay_ms: int = 0, unique: 
 
 
 def members(claim: Claim, boot: str = "aa") -> list[bytes]:
-    return [claim.ids_and_scores[2 * i] + f":{boot}:{claim.fence}".encode() for i in range(len(claim.bodies))]
+    return [claim.ids_and_scores[2 * i] + f":{boot}:{claim.fence:010d}".encode() for i in range(len(claim.bodies))]
 
 
 async def places(connection: Connection, keys: QueueKeys) -> dict[str, set[bytes]]:
@@ -154,6 +154,17 @@ async def test_an_expired_lease_is_taken_back_after_its_grace_with_a_crash_count
     claim = await ask(broker.claim(keys, "bb", 1, 1, LEASE).at(T0 + LEASE + 4_001))
     assert unpack_tries(claim.tries[0]).crashes == 1
     assert await ask(broker.complete(keys, "aa", 1, [Ending(member)], full=False, dropped=b"")) == [False], "the late settle is refused"
+
+
+async def test_what_is_no_lease_is_not_in_the_way_of_taking_leases_back(ask: Any, keys: QueueKeys, connection: Connection) -> None:
+    lost = await claimed(ask, keys, [job()])
+    garbage = ["0" * 43 + ":abc:1", "garbage"]
+    await connection.execute([("ZADD", keys.leases, 1, name) for name in garbage], 5)
+    assert await ask(broker.reclaim(keys, LEASE, lost).at(T0)) == 1
+    assert await ask(broker.reclaim(keys, LEASE).at(T0 + LEASE)) == 0, "there was a gap"
+    assert await ask(broker.reclaim(keys, LEASE).at(T0 + LEASE + LEASE // 2)) == len(garbage)
+    found = await places(connection, keys)
+    assert (len(found["ready"]), found["leased"]) == (1, set())
 
 
 async def test_after_a_gap_live_workers_extend_before_anybody_reclaims(ask: Any, keys: QueueKeys) -> None:

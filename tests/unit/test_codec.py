@@ -58,7 +58,7 @@ def through(handler: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], d
     """Arguments as a handler gets them after the way through the queue."""
     signature = Signature(handler)
     signature.check("task", args, kwargs)
-    _, envelope = unpack_body(BIRTH + pack_envelope(Envelope("task", args, kwargs or None), LIMIT))
+    envelope = unpack_body(BIRTH + pack_envelope(Envelope("task", args, kwargs or None), LIMIT))
     return signature.build(envelope.args, envelope.kwargs)
 
 
@@ -110,7 +110,7 @@ def test_a_changed_signature_names_the_difference() -> None:
     def before(a: int) -> None: ...
     def after(a: int, b: int) -> None: ...
 
-    _, envelope = unpack_body(BIRTH + pack_envelope(Envelope("task", (1,)), LIMIT))
+    envelope = unpack_body(BIRTH + pack_envelope(Envelope("task", (1,)), LIMIT))
     with pytest.raises(InvalidArguments, match="'b'"):
         Signature(after).build(envelope.args, envelope.kwargs)
     assert Signature(before).build(envelope.args, envelope.kwargs) == ((1,), {})

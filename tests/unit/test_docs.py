@@ -16,6 +16,7 @@ from bananas import errors
 from bananas.config import ALIASES, Settings
 from bananas.queue import DeadLetters, Queue
 from bananas.task import Submission, SubmitOptions, Task, TaskOptions
+from bananas.testing import Harness
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,6 +31,8 @@ KEYWORDS = {  # the call by how it is written -> what it takes
     "options": set(SubmitOptions.__annotations__),
     "Bananas": set(Settings.__struct_fields__) | set(ALIASES.values()),
     "Retry": set(bananas.Retry.__struct_fields__),
+    "worker_for": set(Settings.__struct_fields__) | {"app", "url"},
+    "run_until_idle": set(inspect.signature(Harness.run_until_idle).parameters) | {"app"},
 }
 
 
@@ -96,6 +99,13 @@ def test_the_api_page_has_every_option_and_every_field_of_a_job() -> None:
     assert sorted(name for name in named if f"`{name}`" not in text) == []
 
 
+def test_the_api_page_has_everything_for_the_tests_of_applications() -> None:
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    section = text.partition("\n## bananas.testing\n")[2].partition("\n## ")[0]
+    named = {"inline", "worker_for", "run_until_idle", "bananas_server", *(f"worker.{name}" for name in public(Harness))}
+    assert sorted(name for name in named if f"{name}(" not in section and f"`{name}`" not in section) == []
+
+
 def test_the_errors_page_has_exactly_the_errors_that_are_exported() -> None:
     text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
     exported = {name for name in bananas.__all__ if isinstance(kind := getattr(bananas, name), type) and issubclass(kind, Exception)}
@@ -140,6 +150,7 @@ OBJECTS = {
     "counts": bananas.Counts,
     "dead": DeadLetters,
     "info": bananas.JobInfo,
+    "worker": Harness,
     "send_email": Task,
 }
 

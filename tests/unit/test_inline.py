@@ -10,11 +10,11 @@ import pytest
 
 from bananas import (
     Bananas,
-    BananasError,
     ConfigError,
     CurrentJob,
     Dead,
     Discard,
+    EndlessSnooze,
     InvalidArguments,
     JobNotFound,
     NotSerializable,
@@ -23,9 +23,9 @@ from bananas import (
     Snooze,
     SubmitManyError,
     TaskError,
+    UnknownTask,
     current_job,
 )
-from bananas.errors import UnknownTask
 from bananas.testing import inline
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -131,7 +131,7 @@ async def test_a_handler_steers_its_job(app: Bananas) -> None:
         with pytest.raises(TaskError) as caught:
             await steer.submit_and_wait(how)
         assert caught.value.state == state
-    with pytest.raises(BananasError, match="snoozed 100 times"):
+    with pytest.raises(EndlessSnooze, match="snoozed 100 times"):
         await steer.submit("always")
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -246,13 +247,15 @@ def wall_matcher(cron: tuple[Field, Field, Field, Field, Field]) -> Callable[[da
     return lambda wall: wall.minute in minutes and wall.hour in hours and day_matches(wall.date())
 
 
+@cache
+def minutes_of(zone: ZoneInfo, begin_ms: int, end_ms: int) -> list[tuple[int, datetime]]:
+    """Every minute of [begin_ms, end_ms), and what a clock on the wall shows then."""
+    return [(ms, datetime.fromtimestamp(ms / 1000, zone).replace(tzinfo=None)) for ms in range(begin_ms, end_ms, MINUTE_MS)]
+
+
 def counted(cron: tuple[Field, Field, Field, Field, Field], zone: ZoneInfo, begin_ms: int, end_ms: int) -> list[int]:
     """The ticks in [begin_ms, end_ms), by looking at every minute; `begin_ms` lies outside any gap or fold."""
-    matches = wall_matcher(cron)
-    shown = [
-        (instant_ms, datetime.fromtimestamp(instant_ms / 1000, zone).replace(tzinfo=None))
-        for instant_ms in range(begin_ms, end_ms, MINUTE_MS)
-    ]
+    matches, shown = wall_matcher(cron), minutes_of(zone, begin_ms, end_ms)
     (minute_text, minutes), (hour_text, hours) = cron[:2]
     if minute_text.startswith("*") or hour_text.startswith("*") or len(minutes) == 60 or len(hours) == 24:
         return [instant_ms for instant_ms, wall in shown if matches(wall)]

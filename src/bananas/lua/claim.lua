@@ -47,12 +47,10 @@ while #bodies < #picked / 2 and bytes < budget do
   slice = math.max(1, math.min(4 * slice, math.floor((budget - bytes) * #bodies / (bytes + 1))))
 end
 local fence = call('HINCRBY', META, 'fence', 1)
-local members, expiry, owner = {}, NOW + ARGV[5], ':' .. ARGV[2] .. ':' .. fence
-for _, id in ipairs(ids) do
-  members[#members + 1], members[#members + 2] = expiry, id .. owner
-end
+local members, expiry, owner = {}, string.format('%.0f', NOW + ARGV[5]), string.format(':%s:%010d', ARGV[2], fence)
+for i = 1, #ids do members[2 * i - 1], members[2 * i] = expiry, ids[i] .. owner end
 call('ZADD', LEASES, unpack(members))
-call('ZREM', READY, unpack(ids))
+if #ARGV == 9 then call('ZREMRANGEBYRANK', READY, 0, #ids - 1) else call('ZREM', READY, unpack(ids)) end
 local left = call('ZCARD', READY)
 if left > 0 then arm() end
 local tries = call('EXISTS', TRIES) == 1 and call('HMGET', TRIES, unpack(ids)) or {}

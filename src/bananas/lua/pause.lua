@@ -1,12 +1,18 @@
 #!lua flags=allow-oom
 -- Stop or resume claims from a queue; submits, settles and running jobs go on.
--- KEYS none beyond the fixed ones
--- ARGV 2 '1' to pause, '0' to resume
--- Returns 1 if the state changed, else 0.
-if ARGV[2] == '1' then
+-- KEYS 12 seen:<boot>.act
+-- ARGV 2 number of the act (0 = not remembered), 3 '1' to pause, '0' to resume
+-- Returns 1 if the state changed, else 0 (a resend: the same as text); error STALE.
+local number = tonumber(ARGV[2])
+local resent = number > 0 and remembered(KEYS[12], number)
+if resent then return resent end
+local changed
+if ARGV[3] == '1' then
   call('DEL', WAKE)
-  return call('HSETNX', META, 'paused', string.format('%.0f', NOW))
+  changed = call('HSETNX', META, 'paused', string.format('%.0f', NOW))
+else
+  changed = call('HDEL', META, 'paused')
+  if call('EXISTS', READY) + call('EXISTS', SCHEDULED) > 0 then arm() end
 end
-local changed = call('HDEL', META, 'paused')
-if call('EXISTS', READY) + call('EXISTS', SCHEDULED) > 0 then arm() end
+if number > 0 then remember(KEYS[12], number, changed) end
 return changed

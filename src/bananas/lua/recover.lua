@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Undo a claim whose reply was lost: its leases go back to ready, no attempt or crash counted, and the claim, should it arrive late, is void.
+-- The scores that it took are lost with its reply: each job enters ready as of its birth by the server's clock.
 -- KEYS 12 seen:<boot>.claim
 -- ARGV 2 boot, 3 number of the lost turn, 4 the last fence that this boot received
 -- Returns how many jobs were released. Reads at most 10,000 leases, the newest first.
@@ -10,7 +11,8 @@ for _, member in ipairs(call('ZREVRANGE', LEASES, 0, 9999)) do
   local boot, fence = string.match(member, '^.+:(%x+):(%d+)$')
   if boot == ARGV[2] and tonumber(fence) > tonumber(ARGV[4]) and #members < 1000 then
     local id = string.sub(member, 1, 43)
-    scored[#scored + 1], scored[#scored + 2] = score_at(id, tonumber(string.sub(id, 1, 12), 16)), id
+    local body = call('HGET', JOBS, id)
+    if body then scored[#scored + 1], scored[#scored + 2] = score_at(id, struct.unpack('>I8', body)), id end
     members[#members + 1] = member
   end
 end

@@ -42,7 +42,7 @@ def load_app(target: str, modules: Sequence[str] = ()) -> Bananas:
 def override(app: Bananas, given: Mapping[str, Any]) -> None:
     """Let settings from the command line win over the app's own. Raises ConfigError."""
     app.settings = overridden(app.settings, given)
-    app.client.budget = app.settings.call_timeout
+    app.client.limit(app.settings.redis_pool_size, app.settings.call_timeout)
     app.producer.use(app.settings, app.client)
 
 

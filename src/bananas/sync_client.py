@@ -1,0 +1,142 @@
+"""The client of threads: a pool of lanes, each used by one thread at a time. What a lane is, see lane.py; here it blocks."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from bananas import broker
+from bananas.address import Address
+from bananas.broker import NewJob, Request
+from bananas.connection import ConnectionLost, ReplyError, SyncConnection
+from bananas.errors import BrokerUnavailable
+from bananas.keys import QueueKeys
+from bananas.lane import Patience, new_boot, refused, unsettled
+from bananas.session import answer, check_layout, first_use, open_checked_sync, run_sync
+
+
+class SyncLane:
+    """One connection and boot id for one thread at a time."""
+
+    def __init__(self, address: Address, name: str) -> None:
+        self.address, self.boot = address, new_boot()
+        self._name = name
+        self._connection: SyncConnection | None = None
+        self._numbers: dict[str, int] = {}
+        self._known: set[str] = set()
+
+    def _reach(self, keys: QueueKeys | None, seconds: float) -> SyncConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = open_checked_sync(self.address, self._name, seconds)
+        if keys is not None and keys.base not in self._known:
+            *_, layout = run_sync(self._connection, first_use(keys), seconds)
+            if check_layout(keys, answer(layout)):
+                self._known.add(keys.base)
+        return self._connection
+
+    def insist(self, keys: QueueKeys | None, requests: Sequence[Request[Any]], patience: Patience) -> list[Any]:
+        """`Lane.insist` on a thread."""
+        tries = 0
+        while True:
+            try:
+                connection = self._reach(keys, patience.left)
+                sent_before, patience.sent = patience.sent, True
+                replies = run_sync(connection, requests, patience.left)
+                reason = unsettled(patience, replies, sent_before)
+                if reason is None:
+                    return replies
+            except (ConnectionLost, BrokerUnavailable) as error:
+                reason = error
+            patience.reason = reason
+            if patience.over:
+                raise patience.given_up(self.address) from reason
+            time.sleep(patience.pause(tries))
+            tries += 1
+
+    def ask(self, keys: QueueKeys | None, requests: Sequence[Request[Any]], budget: float, what: str) -> list[Any]:
+        """`Lane.ask` on a thread."""
+        return self.insist(keys, requests, Patience(budget, what))
+
+    def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], patience: Patience) -> list[str] | None:
+        """`Lane.deliver` on a thread."""
+        number = self._numbers[keys.base] = self._numbers.get(keys.base, 0) + 1
+        request, connection = broker.enqueue(keys, self.boot, number, jobs), self._connection
+        if connection is not None and keys.base in self._known and not connection.closed:
+            patience.sent = True
+            try:
+                (reply,) = connection.execute((request.command(),), patience.left)
+                if not isinstance(reply, ReplyError):
+                    return request.parse(reply)
+                patience.sent = not refused(request, reply)
+            except ConnectionLost as error:
+                patience.reason = error
+        (reply,) = self.insist(keys, [request], patience)
+        return answer(reply)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+class SyncPool:
+    """At most `size` sync lanes, the last used first; a thread waits for one when all are taken.
+
+    Taking an idle lane and giving it back are one atomic operation each on a deque: the lock is for threads that have to wait.
+    """
+
+    def __init__(self, address: Address, name: str, size: int) -> None:
+        self.address = address
+        self._name, self._size = name, size
+        self._idle: deque[SyncLane] = deque()
+        self._made = self._waiting = 0
+        self._returned = threading.Condition()
+        self._closed = False
+
+    def use(self, work: Callable[[SyncLane], Any], budget: float) -> Any:
+        """Run `work` with a lane of its own. Raises BrokerUnavailable when none is free within `budget` seconds."""
+        try:
+            lane = self._idle.pop()  # not "if any, pop": another thread may take the last one in between
+        except IndexError:
+            lane = self._make_or_wait(budget)
+        try:
+            return work(lane)
+        finally:
+            self._idle.append(lane)
+            if self._waiting:
+                with self._returned:
+                    self._returned.notify()
+            if self._closed:
+                self.close()
+
+    def _make_or_wait(self, budget: float) -> SyncLane:
+        with self._returned:
+            self._waiting += 1  # from here on every return notifies
+            try:
+                lane = self._returned.wait_for(self._idle_or_new, budget)
+            finally:
+                self._waiting -= 1
+        if lane is None:
+            raise BrokerUnavailable(f"all connections of this process were busy for {budget:g} s. Nothing was sent. Raise REDIS_POOL_SIZE.")
+        return lane
+
+    def _idle_or_new(self) -> SyncLane | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            if self._made == self._size:
+                return None
+            self._made += 1
+            return SyncLane(self.address, self._name)
+
+    def close(self) -> None:
+        """Close every lane, one that is in use when its call has ended."""
+        self._closed = True
+        with self._returned:
+            with suppress(IndexError):
+                while True:
+                    self._idle.pop().close()
+                    self._made -= 1
+            self._returned.notify_all()
