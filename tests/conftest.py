@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.support import GO_ON
 
 from bananas import Bananas
+from bananas.address import parse_url
 from bananas.broker import Request
-from bananas.connection import Connection, SyncConnection, parse_url
+from bananas.connection import Connection, SyncConnection
 from bananas.errors import BrokerError, ConfigError
 from bananas.keys import QueueKeys
 from bananas.server import PrivateServer, find_server_binary
@@ -49,9 +51,10 @@ def running_server(server_kind: str) -> Iterator[PrivateServer]:
 
 @pytest.fixture
 def server(running_server: PrivateServer) -> PrivateServer:
-    """A server without keys."""
+    """A server without keys, whatever the test before left behind."""
     connection = SyncConnection(parse_url(running_server.url))
-    connection.execute([("FLUSHALL",), ("CONFIG", "SET", "maxmemory", 0), ("CONFIG", "SET", "maxmemory-policy", "noeviction")], 5)
+    settings = [("CONFIG", "SET", "maxmemory", 0), ("CONFIG", "SET", "maxmemory-policy", "noeviction")]
+    connection.execute([GO_ON, *settings, ("FLUSHALL",)], 5)
     connection.close()
     return running_server
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,54 +11,18 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import bananas
+from tests.support import ROOT, children_of, clean_environment, is_gone, kill, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-SRC = Path(bananas.__file__).parent.parent
-ROOT = Path(__file__).parent.parent
+    from collections.abc import Iterable
 
 START = "import json, sys; from bananas.worker.supervisor import WorkerSpec, run; sys.exit(run(WorkerSpec(**json.loads(sys.argv[1]))))"
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout: float = 15.0) -> Any:
-    """Wait until the condition holds, and return what it gave."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.01)
-    return value
-
-
-def state_of(pid: int) -> str:
-    """The state letter of a process, "" when it is gone (a zombie is)."""
-    try:
-        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if letter == "Z" else letter
-
-
-def children_of(pid: int) -> list[int]:
-    """The pids of the children of a process that are alive."""
-    try:
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [int(child) for child in listed if state_of(int(child))]
-
-
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal, also to a process that is gone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _is_worker(pid: int) -> bool:
     """Whether a pid that was a worker's child is one still, and no stranger's by now."""
     try:
-        return b"bananas.worker" in Path(f"/proc/{pid}/cmdline").read_bytes() and bool(state_of(pid))
+        return b"bananas.worker" in Path(f"/proc/{pid}/cmdline").read_bytes() and not is_gone(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -77,16 +39,16 @@ class WorkerProcess:
     def __init__(self, folder: Path, environment: dict[str, str], target: str = "tests.apps.basic:app", **settings: Any) -> None:
         spec = {"target": target, "burst": settings.pop("burst", False), "settings": settings}
         self.log_path = folder / f"worker-{time.monotonic_ns()}.log"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BANANAS_")}
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", START, json.dumps(spec)],
                 cwd=ROOT,
-                env=inherited | {"PYTHONPATH": os.pathsep.join([str(SRC), str(ROOT)])} | environment,
+                env=clean_environment(**environment),
                 stderr=log,
                 stdout=log,
                 stdin=subprocess.DEVNULL,
             )
+        self._processes = settings.get("worker_processes", 1)
         self._seen: set[int] = set()
 
     @property
@@ -104,10 +66,11 @@ class WorkerProcess:
         self._seen.update(found)
         return found
 
-    def ready(self, processes: int = 1) -> WorkerProcess:
-        """Wait until it works."""
-        wait_for(
-            lambda: self.log.count("worker process started") >= processes or self.process.poll() is not None, f"a worker:\n{self.log}", 20
+    def ready(self, starts: int = 0) -> WorkerProcess:
+        """Wait until all its processes work, or so many have begun to work."""
+        expected = starts or self._processes
+        wait_until(
+            lambda: self.log.count("worker process started") >= expected or self.process.poll() is not None, f"a worker:\n{self.log}", 30
         )
         assert self.process.poll() is None, self.log
         self.children()
@@ -129,12 +92,8 @@ class WorkerProcess:
         self.send(signal.SIGTERM)
         return self.wait()
 
-    def kill_tree(self) -> None:
-        """SIGKILL to the supervisor and everything below it, at once."""
-        self.kill_tree_but()
-
-    def kill_tree_but(self, *spared: int) -> None:
-        """SIGKILL to the supervisor and everything below it but these pids."""
+    def kill_tree(self, *spared: int) -> None:
+        """SIGKILL to the supervisor and everything below it, but the pids that are spared."""
         pids = [self.pid, *(pid for pid in self._seen if _is_worker(pid))]
         for pid in pids:
             pids += [child for child in children_of(pid) if child not in (*pids, *spared)]
@@ -164,26 +123,25 @@ class Line(NamedTuple):
 
 
 class Ledger:
-    """What the jobs of a test wrote down."""
+    """What the jobs of a test wrote down, or what hooks did for them (`word` begins with hook-)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.touch()
 
-    def lines(self, word: str = "", job_id: str = "") -> list[Line]:
-        """The lines of runs, of one word or job."""
+    def lines(self, word: str, job_id: str = "") -> list[Line]:
+        """The lines of one word, of all jobs or one."""
         found = []
         for text in self.path.read_text().splitlines():
             parts = text.split(" ", 6)
-            if not parts[0].startswith("hook-") and (not word or parts[0] == word) and (not job_id or parts[1] == job_id):
-                numbers = [int(part) for part in parts[2:6]]
-                found.append(Line(parts[0], parts[1], numbers[0], numbers[1], numbers[2], numbers[3], " ".join(parts[6:])))
+            if parts[0] == word and (not job_id or parts[1] == job_id):
+                found.append(Line(parts[0], parts[1], *map(int, parts[2:6]), more=" ".join(parts[6:])))
         return found
 
     def hooks(self, job_id: str) -> list[str]:
         """Which hooks were called for a job, with what."""
-        lines = [text.split(" ", 2) for text in self.path.read_text().splitlines() if text.startswith("hook-")]
-        return [f"{word.removeprefix('hook-')} {what}" for word, name, what in lines if name == job_id]
+        words = ("hook-dead", "hook-retry", "hook-success")
+        return [f"{word.removeprefix('hook-')} {line.more}" for word in words for line in self.lines(word, job_id)]
 
     def judge(self, acknowledged: Iterable[str]) -> Verdict:
         """Compare what ran with what was acknowledged."""

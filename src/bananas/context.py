@@ -1,7 +1,7 @@
 """The job that runs now, as its handler sees it: `current_job()`."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -59,7 +59,13 @@ class CurrentJob:
         return f"<job {self.id} {self.task} attempt {self.attempt}>"
 
 
-running: ContextVar[CurrentJob | None] = ContextVar("bananas_job", default=None)
+def lease_lost(job: CurrentJob) -> bool:
+    """Whether the lease of its run is known to be lost, so that its outcome counts for nothing."""
+    return job._lease is not None and bool(job._lease.lost)
+
+
+# Gives the running job: where nobody asks, none is made.
+running: ContextVar[Callable[[], CurrentJob] | None] = ContextVar("bananas_job", default=None)
 
 
 @contextmanager
@@ -67,7 +73,8 @@ def plain_call(task: str, queue: str, priority: int) -> Generator[None, None, No
     """A stand-in for the job of a handler that is called as a function; where a job runs already, that one stays."""
     before = running.get()
     if before is None:
-        running.set(CurrentJob(("local", task), task, (queue, priority), (1, 0), {}, None))
+        stand_in = CurrentJob(("local", task), task, (queue, priority), (1, 0), {}, None)
+        running.set(lambda: stand_in)
     try:
         yield
     finally:
@@ -83,4 +90,4 @@ def current_job() -> CurrentJob:
     job = running.get()
     if job is None:
         raise BananasError("current_job() was called where no job runs: it works inside of the handler of a task")
-    return job
+    return job()

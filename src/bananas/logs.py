@@ -16,8 +16,9 @@ from bananas.context import running
 
 
 def _add_job(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    job = running.get(None)
-    if job is not None:
+    current = running.get(None)
+    if current is not None:
+        job = current()
         event.setdefault("job", job.id)
         event.setdefault("attempt", job.attempt)
     return event

@@ -15,20 +15,21 @@ generator. Hooks (`on_success`, `on_retry`, `on_dead`) are called on the worker 
 logged.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-from bananas.context import CurrentJob
-from bananas.errors import ConfigError
+from msgspec import Struct
+
+from bananas.context import CurrentJob, lease_lost
+from bananas.errors import ConfigError, LeaseLost
 
 Proceed = Callable[[], Awaitable[Any]]
 Hook = Callable[..., Any]
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(Struct):
     """A job about to be submitted, as middleware may change it.
 
     Attributes:
@@ -41,7 +42,7 @@ class Draft:
     kwargs: dict[str, Any]
     queue: str
     priority: int
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = {}
 
 
 class Chain:
@@ -84,18 +85,36 @@ class Chain:
             yield
 
     def around_run(self, job: CurrentJob, call: Proceed) -> Awaitable[Any]:
-        """The handler's call, inside of every middleware."""
+        """The handler's call, inside of every middleware. What it came to under a lost lease is LeaseLost to them."""
+        call = _held(job, call)
         for run in reversed(self._run):
             call = _step(run, job, call)
         return call()
+
+
+def _held(job: CurrentJob, inner: Proceed) -> Proceed:
+    async def call() -> Any:
+        cause: BaseException | None = None
+        try:
+            value = await inner()
+        except asyncio.CancelledError as error:
+            if not lease_lost(job):
+                raise
+            value, cause = None, error
+        if lease_lost(job):
+            raise LeaseLost(
+                f"the lease of job {job.id} was lost while its handler ran: it runs elsewhere, and this run changes nothing"
+            ) from cause
+        return value
+
+    return call
 
 
 def _step(run: Callable[[CurrentJob, Proceed], Awaitable[Any]], job: CurrentJob, inner: Proceed) -> Proceed:
     return lambda: run(job, inner)
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(Struct, frozen=True):
     """What is called when a job ends or goes back; each takes the CurrentJob and the value, the error and delay, or the error."""
 
     on_success: tuple[Hook, ...] = ()

@@ -25,11 +25,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from typing import Any
 
 from bananas import broker
+from bananas.address import Address, parse_url
 from bananas.app import Bananas
 from bananas.broker import NewJob
 from bananas.client import Client, new_boot
 from bananas.config import Settings
-from bananas.connection import Address, SyncConnection, parse_url
+from bananas.connection import SyncConnection
 from bananas.errors import ConfigError
 from bananas.keys import QueueKeys
 from bananas.result import Outcome
@@ -124,6 +125,7 @@ async def _started(app: Bananas) -> "AsyncGenerator[Harness, None]":
     async with AsyncExitStack() as stack:
         if app.registry.lifespan is not None:
             engine.runner.state = await stack.enter_async_context(asynccontextmanager(app.registry.lifespan)())
+            engine.runner.outcomes.state = engine.runner.state
         worker = Harness(app, engine)
         stack.push_async_callback(worker.stop)
         yield worker
@@ -220,6 +222,7 @@ class Harness:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         fetcher.close()
+        runner.close()
 
 
 # --- without a server -------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import subprocess
@@ -13,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.acceptance.processes import ask, is_gone
-from tests.workers import SRC, wait_for
+from tests.support import ask_server, clean_environment, is_gone, wait_until
 
 from bananas import Bananas
+from bananas.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from bananas.server import PrivateServer
+
+    Here = Callable[..., subprocess.CompletedProcess[str]]
 
 APP = """
 from pathlib import Path
@@ -64,8 +65,7 @@ class Folder:
         (path / "more.py").write_text(MORE)
 
     def environment(self, variables: dict[str, str]) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BANANAS_")}
-        return inherited | {"PYTHONPATH": str(SRC)} | self.variables | variables
+        return clean_environment(**self.variables | variables)
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -112,6 +112,22 @@ async def folder(place: PrivateServer, tmp_path: Path) -> AsyncIterator[Folder]:
     await folder.app.close()
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Run the command line in this process: for what it says before it starts anything."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["bananas", *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setenv("PYTHONPATH", "")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, *capsys.readouterr())
+
+    return run
+
+
 def assert_refused(run: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     assert run.returncode == code, run.stdout + run.stderr
     for word in words:
@@ -136,8 +152,8 @@ def test_help_names_every_command_with_examples_and_loads_little(folder: Folder)
 
 
 @pytest.mark.parametrize("command", ["worker", "scheduler", "replay", "server", "demo"])
-def test_each_command_says_what_it_does(folder: Folder, command: str) -> None:
-    run = folder.run(command, "--help")
+def test_each_command_says_what_it_does(here: Here, command: str) -> None:
+    run = here(command, "--help")
     assert run.returncode == 0
     assert run.stdout.startswith(f"Usage: bananas {command}")
 
@@ -151,12 +167,12 @@ def test_version_is_the_packages_own_also_where_it_is_not_installed(folder: Fold
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_command_is_refused(folder: Folder) -> None:
-    assert_refused(folder.run("wroker"), 2, "wroker")
+def test_an_unknown_command_is_refused(here: Here) -> None:
+    assert_refused(here("wroker"), 2, "wroker")
 
 
-def test_a_worker_without_an_app_is_refused(folder: Folder) -> None:
-    assert_refused(folder.run("worker"), 2, "MODULE:APP")
+def test_a_worker_without_an_app_is_refused(here: Here) -> None:
+    assert_refused(here("worker"), 2, "MODULE:APP")
 
 
 @pytest.mark.parametrize("command", ["worker", "scheduler"])
@@ -189,12 +205,12 @@ def test_a_further_module_that_does_not_exist_is_refused(folder: Folder) -> None
         ("--shutdown-timeout", "soon", "30s"),
     ],
 )
-def test_a_bad_value_is_refused_with_the_option_and_the_form(folder: Folder, option: str, value: str, form: str) -> None:
-    assert_refused(folder.run("worker", "shop:app", option, value), 2, option, form)
+def test_a_bad_value_is_refused_with_the_option_and_the_form(here: Here, option: str, value: str, form: str) -> None:
+    assert_refused(here("worker", "shop:app", option, value), 2, option, form)
 
 
-def test_a_password_in_a_bad_url_is_not_shown(folder: Folder) -> None:
-    run = folder.run("worker", "shop:app", "--url", "http://:hunter2@localhost")
+def test_a_password_in_a_bad_url_is_not_shown(here: Here) -> None:
+    run = here("worker", "shop:app", "--url", "http://:hunter2@localhost")
     assert_refused(run, 2, "--url")
     assert "hunter2" not in run.stdout + run.stderr
 
@@ -207,8 +223,8 @@ def test_a_password_in_a_bad_url_is_not_shown(folder: Folder) -> None:
         ("--tasks", "write", "--mode", "specialized"),
     ],
 )
-def test_options_of_two_modes_are_refused(folder: Folder, options: tuple[str, ...]) -> None:
-    assert_refused(folder.run("worker", "shop:app", *options), 2, "--mode")
+def test_options_of_two_modes_are_refused(here: Here, options: tuple[str, ...]) -> None:
+    assert_refused(here("worker", "shop:app", *options), 2, "--mode")
 
 
 def test_a_misspelt_setting_in_the_environment_is_refused_with_the_nearest(folder: Folder) -> None:
@@ -241,18 +257,11 @@ async def test_a_burst_runs_what_is_there_with_an_app_of_the_working_directory(f
     assert (folder.path / "file19").exists()
 
 
-async def test_tasks_of_further_modules_run(folder: Folder) -> None:
-    job = await folder.app.submit("elsewhere")
-    run = folder.run("worker", "shop:app", "more", "--burst")
+async def test_tasks_option_takes_tasks_of_further_modules_and_leaves_other_jobs_queued(folder: Folder) -> None:
+    ours, others, further = [await folder.app.submit(*call) for call in (("write", "ours"), ("other", "others"), ("elsewhere",))]
+    run = folder.run("worker", "shop:app", "more", "--tasks", "write,elsewhere", "--burst")
     assert run.returncode == 0, run.stderr
-    assert await job.result(timeout=1) == "elsewhere"
-
-
-async def test_tasks_option_leaves_other_jobs_queued(folder: Folder) -> None:
-    ours, others = await folder.app.submit("write", "ours"), await folder.app.submit("other", "others")
-    run = folder.run("worker", "shop:app", "--tasks", "write", "--burst")
-    assert run.returncode == 0, run.stderr
-    assert await ours.result(timeout=1) == "done"
+    assert [await job.result(timeout=1) for job in (ours, further)] == ["done", "elsewhere"]
     assert (await others.info()).state == "ready"
 
 
@@ -294,27 +303,10 @@ async def test_replay_of_what_is_not_dead_says_so(folder: Folder) -> None:
 
 def test_a_scheduler_runs_until_it_is_told_to_stop(folder: Folder) -> None:
     process = folder.start("scheduler", "shop:app", "--log-level", "info")
-    wait_for(lambda: "worker process started" in folder.log, "a scheduler")
+    wait_until(lambda: "worker process started" in folder.log, "a scheduler")
     assert "scheduler-only" in folder.log
     process.terminate()
     assert process.wait(15) == 0, folder.log
-
-
-def test_reload_starts_the_worker_anew_when_a_file_changes(folder: Folder) -> None:
-    pytest.importorskip("watchfiles")
-    process = folder.start("worker", "shop:app", "--reload")
-    wait_for(lambda: "worker process started" in folder.log, "a worker")
-
-    def changed() -> bool:  # touched until it is seen: nothing says when the watch has begun
-        (folder.path / "shop.py").write_text(APP + f"# {time.monotonic()}\n")
-        return "shop.py changed" in folder.log
-
-    wait_for(changed, "the change is seen")
-    wait_for(lambda: folder.log.count("worker process started") >= 2, "another worker", timeout=20)
-    assert "worker process stopped" in folder.log
-    process.terminate()
-    process.wait(20)
-    assert folder.log.count("worker process stopped") == folder.log.count("worker process started"), folder.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -323,9 +315,9 @@ def test_server_prints_a_url_that_answers_and_ends_on_a_signal(folder: Folder, n
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], 20)[0], folder.log
     url = process.stdout.readline().strip()
-    assert ask(url, "PING") == "+PONG"
+    assert ask_server(url, "PING") == "+PONG"
     assert (folder.path / ".bananas").is_dir()
-    [pid] = [int(line.partition(":")[2]) for line in ask(url, "INFO", "server").splitlines() if line.startswith("process_id:")]
+    [pid] = [int(line.partition(":")[2]) for line in ask_server(url, "INFO", "server").splitlines() if line.startswith("process_id:")]
     process.send_signal(number)
     assert process.wait(10) == 0, folder.log
-    wait_for(lambda: is_gone(pid), "the end of the server")
+    wait_until(lambda: is_gone(pid), "the end of the server")

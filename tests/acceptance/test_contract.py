@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.workers import SRC, WorkerProcess
+from tests.support import SRC, clean_environment
+from tests.workers import WorkerProcess
 
 from bananas.server import PrivateServer
 
@@ -20,8 +21,8 @@ def test_the_contract_holds_as_written(place: PrivateServer, tmp_path: Path) -> 
     environ = {"REDIS_URL": place.url, "NOTES": str(notes), "PYTHONPATH": os.pathsep.join([str(SRC), str(FOLDER)])}
     with WorkerProcess(tmp_path, environ, "shop.app:app") as worker:
         worker.ready()
-        command = [sys.executable, "-W", "error", "script.py"]
-        script = subprocess.run(command, cwd=FOLDER, env=os.environ | environ, capture_output=True, text=True, timeout=100, check=False)
+        command, clean = [sys.executable, "-W", "error", "script.py"], clean_environment(**environ)
+        script = subprocess.run(command, cwd=FOLDER, env=clean, capture_output=True, text=True, timeout=100, check=False)
         assert script.returncode == 0, f"{script.stdout}\n{script.stderr}\n{worker.log}"
         assert worker.stop() == 0
     lines = notes.read_text().splitlines()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
-from tests.workers import SRC, children_of, kill, state_of, wait_for
+from tests.support import children_of, clean_environment, is_gone, kill, wait_until
 
 from bananas.demo import Batch, Record, digest_of, faults, file_digests, files_below, percentile_ms
 from bananas.demo_tasks import FileReport
@@ -145,8 +145,7 @@ class Demo:
         self.temporary = home / "tmp"
         self.temporary.mkdir()
         (home / "here").mkdir()
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("BANANAS_")}
-        self.environment |= {"PYTHONPATH": str(SRC), "TMPDIR": str(self.temporary), "COLUMNS": "120"} | variables
+        self.environment = clean_environment(TMPDIR=str(self.temporary), COLUMNS="120", **variables)
         self.here = home / "here"
         self.output_path = home / "output"
         with open(self.output_path, "w") as output:
@@ -203,15 +202,10 @@ def test_the_demo_of_a_small_folder_checks_out_whatever_the_environment_says(fol
     assert [path for path in demo.temporary.iterdir() if path.name.startswith("bananas-demo-")] == []
 
 
-def test_a_folder_of_one_file_is_enough(tmp_path: Path, start: Any) -> None:
+def test_a_kept_demo_of_a_single_file_can_be_replayed_with_the_lines_that_it_prints(tmp_path: Path, start: Any) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "file").write_text("banana")
-    demo = start(str(tmp_path / "one"))
-    assert demo.wait() == 0, demo.output
-
-
-def test_a_kept_demo_can_be_replayed_with_the_lines_that_it_prints(folder: Path, start: Any) -> None:
-    demo = start(str(folder), "--keep")
+    demo = start(str(tmp_path / "one"), "--keep")
     assert demo.wait() == 0, demo.output
     found = re.search(r"cd (\S+)\n\s+(.*) bananas (replay .*)\n\s+.* bananas (worker .*)", demo.output)
     assert found, demo.output
@@ -246,27 +240,28 @@ def slow(tmp_path: Path) -> str:
     root = tmp_path / "slow"
     root.mkdir()
     for number in range(400):
-        (root / f"{number}").write_bytes(os.urandom(1 << 18))
+        with open(root / f"{number}", "wb") as file:
+            file.truncate(1 << 18)
     return str(root)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_when_the_demo_is_ended_early(slow: str, start: Any, number: signal.Signals) -> None:
     demo = start(slow)
-    pids = wait_for(demo.workers, "the workers", 30)
-    wait_for(lambda: "have ended" in demo.output, "the first results", 30)
+    pids = wait_until(demo.workers, "the workers", 30)
+    wait_until(lambda: "have ended" in demo.output, "the first results", 30)
     kill(demo.process.pid, number)
     assert demo.wait() != 0
     assert "Error" not in demo.output, "the demo, and its workers, end without a complaint"
-    wait_for(lambda: not any(map(state_of, pids)), "the end of the workers", 20)
+    wait_until(lambda: all(map(is_gone, pids)), "the end of the workers", 20)
     if number != signal.SIGKILL:
         assert [path for path in demo.temporary.iterdir() if path.name.startswith("bananas-demo-")] == []
 
 
 def test_a_demo_whose_workers_are_killed_says_so_and_fails(slow: str, start: Any) -> None:
     demo = start(slow)
-    pids = wait_for(demo.workers, "the workers", 30)
-    wait_for(lambda: "have ended" in demo.output, "the first results", 30)
+    pids = wait_until(demo.workers, "the workers", 30)
+    wait_until(lambda: "have ended" in demo.output, "the first results", 30)
     began = time.monotonic()
     kill(pids[0])
     assert demo.wait() == 1, demo.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -15,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.acceptance.processes import Joined, ask, is_gone, wait_until
+from tests.joined import Joined
+from tests.support import ask_server as ask
+from tests.support import children_of, is_gone, is_unlocked, wait_until
 
 from bananas import watcher
-from bananas.embedded import EmbeddedServer, ServerBinary, find_server_binary, join
+from bananas.embedded import EmbeddedServer, join
 from bananas.errors import BrokerUnavailable, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from bananas.server import ServerBinary
 
 
 @pytest.fixture
@@ -39,37 +42,9 @@ def programs() -> Iterator[Callable[..., Joined]]:
         program.close()
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
-    """A directory whose embedded server has ended when the test has, whatever the test did."""
-    path = tmp_path / "project"
-    path.mkdir()
-    yield path
-    lock = path / ".bananas" / "lock"
-    wait_until(lambda: not lock.exists() or is_unlocked(lock))
-
-
-def is_unlocked(lock: Path) -> bool:
-    """The lock is free when neither watcher nor server is left."""
-    with open(lock) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
 def both_gone(hello: dict[str, Any] | EmbeddedServer) -> bool:
     pids = (hello["pid"], hello["watcher_pid"]) if isinstance(hello, dict) else (hello.pid, hello.watcher_pid)
     return all(map(is_gone, pids))
-
-
-@pytest.fixture(params=["valkey", "redis"])
-def binary(request: pytest.FixtureRequest) -> ServerBinary:
-    try:
-        return find_server_binary(request.param)
-    except ConfigError as error:
-        pytest.skip(str(error))
 
 
 # --- sharing and ending ---------------------------------------------------------------------------------------------
@@ -248,7 +223,8 @@ def test_the_server_ends_with_a_killed_watcher_and_the_next_join_starts_anew(pro
 def test_an_orphan_whose_watcher_and_guard_were_killed_is_replaced(project: Path) -> None:
     server = join(project)
     ask(server.url, "SET", "fruit", "banana")
-    guard = [pid for pid in children(server.watcher_pid) if pid != server.pid]
+    guard = [pid for pid in children_of(server.watcher_pid) if pid != server.pid]
+    assert guard
     for pid in (*guard, server.watcher_pid):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: is_gone(server.watcher_pid))
@@ -258,13 +234,6 @@ def test_an_orphan_whose_watcher_and_guard_were_killed_is_replaced(project: Path
     assert ask(again.url, "GET", "fruit") == "banana"
     server.close()
     again.close()
-
-
-def children(pid: int) -> list[int]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    if not path.exists():
-        pytest.skip("this system does not list children")
-    return [int(child) for child in path.read_text().split()]
 
 
 def test_a_removed_directory_ends_its_server_and_starts_empty(project: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.workers import ROOT, SRC, WorkerProcess, wait_for
+from tests.support import ROOT, SRC, clean_environment, wait_until
+from tests.workers import WorkerProcess
 
 from bananas.server import PrivateServer
 
@@ -31,9 +32,8 @@ def script(environ: dict[str, str]) -> Any:
     """Run an example to its end; returns what it printed."""
 
     def run(name: str) -> str:
-        done = subprocess.run(
-            [sys.executable, f"{name}.py"], cwd=FOLDER, env=os.environ | environ, capture_output=True, text=True, timeout=50, check=False
-        )
+        command, clean = [sys.executable, f"{name}.py"], clean_environment(**environ)
+        done = subprocess.run(command, cwd=FOLDER, env=clean, capture_output=True, text=True, timeout=50, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -84,7 +84,7 @@ def test_web(environ: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "web.py", "0"]
     with (
         worker(tmp_path, environ, "web:app"),
-        subprocess.Popen(command, cwd=FOLDER, env=os.environ | environ, stdout=subprocess.PIPE, text=True) as web,
+        subprocess.Popen(command, cwd=FOLDER, env=clean_environment(**environ), stdout=subprocess.PIPE, text=True) as web,
     ):
         try:
             assert web.stdout is not None
@@ -92,7 +92,7 @@ def test_web(environ: dict[str, str], tmp_path: Path) -> None:
             status, ordered = request(f"{url}/reports/2026", "POST")
             assert status == 202
             done = {"state": "success", "result": "all went well in 2026"}
-            wait_for(lambda: request(f"{url}/jobs/{ordered['job']}") == (200, done), "the report")
+            wait_until(lambda: request(f"{url}/jobs/{ordered['job']}") == (200, done), "the report")
             assert request(f"{url}/reports/soon", "POST")[0] == 400
             assert request(f"{url}/jobs/x")[0] == 400
             assert request(f"{url}/jobs/{ordered['job'][:-4]}0000")[0] == 404

@@ -11,19 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.acceptance.processes import SRC, ask, is_gone, wait_until
+from tests.support import SRC, clean_environment, is_gone, wait_until
+from tests.support import ask_server as ask
 
 from bananas.embedded import PrivateServer, ServerBinary, find_server_binary
 from bananas.errors import BrokerUnavailable, ConfigError
-
-
-@pytest.fixture(params=["valkey", "redis"])
-def binary(request: pytest.FixtureRequest) -> ServerBinary:
-    try:
-        return find_server_binary(request.param)
-    except ConfigError as error:
-        pytest.skip(str(error))
-
 
 # --- the program ----------------------------------------------------------------------------------------------------
 
@@ -127,7 +119,7 @@ with PrivateServer() as server:
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(SRC)},
+        env=clean_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

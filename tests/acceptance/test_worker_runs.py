@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.workers import state_of, wait_for
+from tests.support import eventually, is_gone
 
 from bananas import Job, ResultsDisabled, Retry, TaskError, broker
 from bananas.broker import NewJob
@@ -18,24 +18,18 @@ from bananas.keys import id_suffix, new_id
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Site
 
+WORKER = {"worker_concurrency": 20}
+
 
 async def run(site: Site, task: str, *args: Any, **options: Any) -> Any:
     job: Job[Any] = await site.app.submit(task, *args, options=options)  # type: ignore[arg-type]
-    return await job.result(timeout=10)
+    return await job.result(timeout=15)
 
 
 async def failure(site: Site, task: str, *args: Any, **options: Any) -> TaskError:
     with pytest.raises(TaskError) as caught:
         await run(site, task, *args, **options)
     return caught.value
-
-
-async def until(condition: Any, what: str, timeout: float = 10.0) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (value := await condition()):
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        await asyncio.sleep(0.01)
-    return value
 
 
 # --- success --------------------------------------------------------------------------------------------------------
@@ -67,10 +61,10 @@ async def test_middleware_wraps_the_run(here: Site) -> None:
 
 async def test_without_a_result_ttl_the_job_runs_and_result_says_that_none_is_kept(here: Site) -> None:
     job = await here.app.submit("work", 0, options={"result_ttl": 0})
-    await until(lambda: asyncio.to_thread(here.ledger.lines, "end", job.id), "the run")
-    app_job: Job[Any] = Job(here.app.client, *job.place, kept=False)
+    await eventually(lambda: here.ledger.lines("end", job.id), "the run")
+    await eventually(here.idle)
     with pytest.raises(ResultsDisabled):
-        await app_job.result(timeout=10)
+        await job.result(timeout=10)
 
 
 async def test_a_delayed_job_starts_within_100_ms_of_its_time_and_not_before(here: Site) -> None:
@@ -99,7 +93,7 @@ async def test_a_job_without_retries_left_is_dead_with_its_errors_and_can_be_rep
     info = await job.info()
     assert info.state == "dead"
     assert [error.message for error in info.errors] == [f"attempt {n}" for n in (1, 2, 3, 4)]
-    assert await until(lambda: asyncio.to_thread(lambda: len(here.ledger.hooks(job.id)) == 4), "the hooks")
+    await eventually(lambda: len(here.ledger.hooks(job.id)) == 4, "the hooks")
     assert sorted(here.ledger.hooks(job.id)) == ["dead ValueError"] + ["retry ValueError"] * 3
     await here.app.queue("default").dead.replay(job.id)
     with pytest.raises(TaskError) as again:
@@ -108,16 +102,25 @@ async def test_a_job_without_retries_left_is_dead_with_its_errors_and_can_be_rep
 
 
 async def test_the_success_hook_is_called_once(here: Site) -> None:
-    job = await here.app.submit("double", 1, options={"headers": {"hooked": "yes"}})
+    job = await here.app.submit("double", 1, options={"headers": {"hook-after": "0"}})
     await job.result(timeout=10)
-    await until(lambda: asyncio.to_thread(here.ledger.hooks, job.id), "the hook")
+    await eventually(lambda: here.ledger.hooks(job.id), "the hook")
     assert here.ledger.hooks(job.id) == ["success 2"]
 
 
-@pytest.mark.parametrize(("task", "attempts"), [("hopeless", 1), ("once_more", 2), ("dies_isolated", 2)])
-async def test_the_policy_says_which_failures_are_retried(here: Site, task: str, attempts: int) -> None:
+@pytest.mark.parametrize(
+    ("task", "attempts", "words"),
+    [
+        ("hopeless", 1, "no use"),
+        ("once_more", 2, "again"),
+        ("dies_isolated", 2, "exit code 7"),
+        ("fails_isolated", 1, "KeyError: 'isolated'"),
+    ],
+)
+async def test_the_policy_says_which_failures_are_retried(here: Site, task: str, attempts: int, words: str) -> None:
     error = await failure(here, task)
     assert (error.state, error.attempts) == ("dead", attempts)
+    assert words in str(error)
 
 
 async def test_the_policy_of_the_submit_wins(here: Site) -> None:
@@ -145,6 +148,7 @@ async def test_an_undecodable_body_is_dead_with_the_reason_and_the_loop_goes_on(
             await job.result(timeout=10)
         assert (caught.value.state, caught.value.error_type) == ("dead", "Undecodable")
         assert caught.value.error_message
+        await here.app.queue("default").dead.delete(job.id)
     assert await run(here, "double", 1) == 2
 
 
@@ -156,6 +160,7 @@ async def test_arguments_that_do_not_fit_fail_that_job_alone(here: Site) -> None
         with pytest.raises(TaskError) as caught:
             await job.result(timeout=10)
         assert caught.value.state == "dead"
+        assert "do not fit" in caught.value.error_message
 
 
 # --- stopped early --------------------------------------------------------------------------------------------------
@@ -175,18 +180,21 @@ async def test_an_isolated_handler_is_killed_at_its_timeout(here: Site) -> None:
     with pytest.raises(TaskError, match=r"timeout of 0\.3 s"):
         await job.result(timeout=10)
     (start,) = here.ledger.lines("start", job.id)
-    wait_for(lambda: not state_of(start.pid), "the end of the isolated process")
+    await eventually(lambda: is_gone(start.pid), "the end of the isolated process")
 
 
 async def test_a_sync_handler_beyond_its_timeout_is_reported_and_settled_when_it_returns(here: Site) -> None:
     gate = here.gate("slow_sync")
-    job = await here.app.submit("slow_sync", str(gate))
+    job, start = await here.running(str(gate), task="slow_sync")
 
     async def overdue() -> bool:
         return any(job.id in worker.overdue for worker in await workers(here.app))
 
-    await until(overdue, "the report in the registry")
-    assert (await job.info()).state == "running"
+    await eventually(overdue, "the report in the registry")
+    info = await job.info()
+    assert (info.state, info.overdue) == ("running", True)
+    assert info.worker is not None
+    assert info.worker.endswith(f":{start.pid}")
     gate.touch()
     with pytest.raises(TaskError, match="timeout"):
         await job.result(timeout=10)
@@ -194,8 +202,7 @@ async def test_a_sync_handler_beyond_its_timeout_is_reported_and_settled_when_it
 
 @pytest.mark.parametrize("task", ["follow", "follow_isolated"])
 async def test_a_running_job_is_cancelled_within_a_heartbeat(here: Site, task: str) -> None:
-    job = await here.app.submit(task, str(here.gate("never")))
-    await until(lambda: asyncio.to_thread(here.ledger.lines, "start", job.id), "the start")
+    job, _ = await here.running(str(here.gate("never")), task=task)
     assert await job.cancel() is True
     with pytest.raises(TaskError) as caught:
         await job.result(timeout=3)
@@ -228,17 +235,13 @@ async def test_a_unique_key_is_free_when_its_job_has_ended_however(here: Site, t
     first = await here.app.submit(task, *args, options=options)
     twin = await here.app.submit(task, *args, options=options)
     assert (twin.id, first.created, twin.created) == (first.id, True, False)
-    try:
+    with suppress(TaskError):
         await first.result(timeout=10)
-    except TaskError:
-        pass
     fresh = await here.app.submit(task, *args, options=options)
     assert fresh.created
     assert fresh.id != first.id
-    try:
+    with suppress(TaskError):
         await fresh.result(timeout=10)
-    except TaskError:
-        pass
 
 
 # --- what is left ---------------------------------------------------------------------------------------------------
@@ -251,12 +254,12 @@ async def test_the_registry_shows_the_worker(here: Site) -> None:
     assert worker.pid in [child for process in here._workers for child in process.children()]
 
 
-async def test_nothing_is_left_over_when_all_have_ended(here: Site) -> None:
-    async def idle() -> bool:
-        counts = await here.app.queue("default").counts()
-        return counts.ready + counts.scheduled + counts.running == 0
-
-    await until(idle, "an empty queue")
-    seen = await audit(here.app)
-    assert seen.findings == ()
-    assert seen.jobs == (await here.app.queue("default").counts()).dead > 0
+async def test_nothing_is_left_over_when_all_have_ended_but_the_dead_until_they_are_purged(here: Site) -> None:
+    await failure(here, "hopeless")
+    await here.assert_nothing_left()
+    queue = here.app.queue("default")
+    dead = await queue.dead.list()
+    assert (await audit(here.app)).jobs == (await queue.counts()).dead == len(dead) > 0
+    assert dead[0].errors[-1].message == "no use"
+    assert await queue.dead.purge() == len(dead)
+    assert (await audit(here.app)).jobs == 0

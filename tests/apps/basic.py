@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +34,20 @@ class Tenant:
 
 @app.on_dead
 async def noted_dead(job: CurrentJob, error: BaseException) -> None:
-    note_hook("dead", job, type(error).__name__)
+    note("hook-dead", type(error).__name__, job=job)
 
 
 @app.on_retry
 def noted_retry(job: CurrentJob, error: BaseException, delay: float) -> None:
-    note_hook("retry", job, type(error).__name__)
+    note("hook-retry", type(error).__name__, job=job)
 
 
 @app.on_success
 async def noted_success(job: CurrentJob, value: Any) -> None:
-    if "hooked" in job.headers:
-        note_hook("success", job, value)
+    """For jobs that want it: the header says after how many seconds."""
+    if "hook-after" in job.headers:
+        await asyncio.sleep(float(job.headers["hook-after"]))
+        note("hook-success", value, job=job)
 
 
 def is_open(gate: str) -> bool:
@@ -60,11 +61,6 @@ def first_time(name: str) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def note_hook(word: str, job: CurrentJob, what: object) -> None:
-    with open(os.environ["LEDGER"], "a") as file:
-        file.write(f"hook-{word} {job.id} {what}\n")
 
 
 # --- short ones -----------------------------------------------------------------------------------------------------
@@ -124,22 +120,22 @@ async def follow(path: str) -> int:
     return os.getpid()
 
 
-@app.task(timeout=20)
-def follow_sync(path: str) -> int:
+def wait_in_thread(path: str) -> int:
     note("start")
     while not is_open(path):
         time.sleep(0.01)
     note("end")
     return os.getpid()
+
+
+@app.task(timeout=20)
+def follow_sync(path: str) -> int:
+    return wait_in_thread(path)
 
 
 @app.task(timeout=20, isolation="process")
 def follow_isolated(path: str) -> int:
-    note("start")
-    while not is_open(path):
-        time.sleep(0.01)
-    note("end")
-    return os.getpid()
+    return wait_in_thread(path)
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
@@ -193,9 +189,7 @@ async def slow_async() -> None:
 
 @app.task(timeout=0.3, max_retries=0)
 def slow_sync(path: str) -> None:
-    note("start")
-    while not is_open(path):
-        time.sleep(0.01)
+    wait_in_thread(path)
 
 
 @app.task(timeout=0.3, max_retries=0, isolation="process")
@@ -207,6 +201,11 @@ def slow_isolated() -> None:
 @app.task(isolation="process", retry=QUICK, max_retries=1)
 def dies_isolated() -> None:
     os._exit(7)
+
+
+@app.task(isolation="process", max_retries=0)
+def fails_isolated() -> None:
+    raise KeyError("isolated")
 
 
 # --- rough ones -----------------------------------------------------------------------------------------------------
@@ -224,14 +223,13 @@ async def block_loop(seconds: float) -> int:
 async def hold_gil(seconds: float) -> float:
     """Hold the GIL in C, in one call, for at least so long; return how long it was."""
     note("start")
-    length = 18
-    while True:
-        before = time.monotonic()
-        re.match(r"(a+)+$", "a" * length + "b")
-        took = time.monotonic() - before
-        if took >= seconds:
-            break
-        length += 1 if took > seconds / 2 else 2 if took > seconds / 16 else 3
+    count, took = 1_000_000, 0.0
+    while took < seconds:
+        if took:
+            count = int(count * min(100.0, 1.2 * seconds / took))
+        began = time.monotonic()
+        sum(range(count))
+        took = time.monotonic() - began
     note("end")
     return took
 

@@ -10,6 +10,11 @@ app = Bananas()
 
 
 @app.task
+async def whoami() -> int:
+    return os.getpid()
+
+
+@app.task
 async def only_newer() -> int:
     return os.getpid()
 
@@ -17,8 +22,3 @@ async def only_newer() -> int:
 @app.task(max_retries=0)
 async def double(x: int, factor: int) -> int:
     return x * factor
-
-
-@app.task
-async def double_sync(x: int) -> int:
-    return 2 * x

@@ -1,4 +1,4 @@
-"""An app with a cron entry that fires five times a second."""
+"""An app with a cron entry that fires ten times a second."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from bananas import Bananas, current_job
 app = Bananas()
 
 
-@app.cron(every=0.2, missed="all")
+@app.cron(every=0.1, missed="all")
 async def tick() -> None:
     note("tick", current_job().headers["scheduled-for-ms"])

@@ -28,7 +28,7 @@ from bananas.logs import configure
 from bananas.worker import table as tables
 from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line, send_hello
 from bananas.worker.engine import Engine, open_queues
-from bananas.worker.isolated import IsolatedPool
+from bananas.worker.isolated import IsolatedPool, Recipe
 from bananas.worker.loading import load_app, override
 from bananas.worker.maintenance import Clock, Upkeep, repeat
 from bananas.worker.served import Served
@@ -58,6 +58,7 @@ class Child:
             resources = self.app.registry.lifespan
             if resources is not None:
                 self._runner.state = await stack.enter_async_context(asynccontextmanager(resources)())
+                self._runner.outcomes.state = self._runner.state
             if self._runner.pool is not None:
                 stack.push_async_callback(self._runner.pool.close)
             self._greet(queues)
@@ -68,6 +69,7 @@ class Child:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             self._fetcher.close()
+            self._runner.close()
         await self.app.close()
         with contextlib.suppress(OSError):  # the supervisor may be gone
             self._channel.sendall(line(Message(bye=self._why)))
@@ -85,10 +87,9 @@ class Child:
         self._table = LeaseTable(self._table_fd, capacity)
         self._engine = Engine(self.app, self.boot, queues, self._table)
         self._runner, self._fetcher = self._engine.runner, self._engine.fetcher
-        tasks = self._runner.tasks
-        if any(task.isolated for task in tasks.values()):
-            most = {name: task.max_retries for name, task in tasks.items()}
-            self._runner.pool = IsolatedPool(self._spec.target, self._spec.modules, self._spec.settings, most)
+        if any(task.isolated for task in self._runner.tasks.values()):
+            recipe = Recipe(self._spec.target, self._spec.modules, self._spec.settings, os.dup(self._table_fd))
+            self._runner.pool = IsolatedPool(recipe)
         self._fetcher.burst = self._spec.burst
 
     def _greet(self, queues: list[Served]) -> None:
@@ -176,7 +177,7 @@ class Child:
     def _abandon(self) -> None:
         """Handlers that do not stop: hand their jobs back and leave the process without waiting for them."""
         for member, run in list(self._runner.running.items()):
-            log.warning("a handler does not stop: its job goes back", job=run.job and run.job.id)
+            log.warning("a handler does not stop: its job goes back", job=run.job.id)
             self._left_behind = True
             self._runner.abandon(member)
 

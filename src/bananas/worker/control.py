@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bananas.connection import Address
+from bananas.address import Address
 
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):

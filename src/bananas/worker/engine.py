@@ -5,12 +5,13 @@ A worker process has one engine (child.py), whose leases its supervisor renews; 
 
 from collections.abc import Iterable
 
+from bananas import rights
 from bananas.app import Bananas
 from bananas.broker import Filter, plain
 from bananas.config import parse_routing_key
-from bananas.errors import BananasError, ConfigError
+from bananas.errors import ConfigError
 from bananas.keys import queues_key, task_tag
-from bananas.session import check_layout, first_use
+from bananas.session import answer, check_layout, first_use
 from bananas.worker.fetcher import Fetcher
 from bananas.worker.run import Runnable
 from bananas.worker.runner import Runner
@@ -23,27 +24,32 @@ MOST_QUEUES = 255
 async def open_queues(app: Bananas, boot: str) -> list[Served]:
     """The queues that a worker of this app serves by its settings, each noted on the server and checked to be of this layout.
 
+    First the server is asked whether this worker may do all that it will do there.
+
     Raises:
         ConfigError: more than 255, or one of another layout.
+        RightsMissing: the server's user may not do what a worker does.
         BrokerError: the server does not answer, or refuses.
     """
     settings = app.settings
     named = [parse_routing_key(entry) for entry in settings.worker_routing_keys]
     names: list[tuple[str, int | None]] = named or [(queue, None) for queue in app.registry.queues() or ["default"]]
-    lane = app.client.here().lane
+    here = app.client.here()
+    await rights.check(here, "worker", [app.producer.keys(name) for name, _ in names], settings.call_timeout)
     if settings.worker_mode == "scheduler-only":
         request = plain(list, "SMEMBERS", queues_key(settings.namespace))
-        (known,) = await lane.ask(None, [request], settings.call_timeout, "reading queues")
-        names += [(name.decode(), None) for name in known if name.decode() not in dict(names)]
+        (known,) = await here.lane.ask(None, [request], settings.call_timeout, "reading queues")
+        others = [name.decode() for name in answer(known) if name.decode() not in dict(names)]
+        await rights.check(here, "worker", [app.producer.keys(name) for name in others], settings.call_timeout)
+        names += [(name, None) for name in others]
     if len(names) > MOST_QUEUES:
         raise ConfigError(f"this worker would serve {len(names)} queues; the most is {MOST_QUEUES}: name some with --queues")
     queues: list[Served] = []
     for index, (name, weight) in enumerate(names):
         keys = app.producer.keys(name)
-        replies = await lane.ask(None, first_use(keys), settings.call_timeout, f"opening queue {name!r}")
+        replies = await here.lane.ask(None, first_use(keys), settings.call_timeout, f"opening queue {name!r}")
         for reply in replies:
-            if isinstance(reply, BananasError):
-                raise reply
+            answer(reply)
         check_layout(keys, replies[-1])
         queues.append(Served(index, keys, boot, weight or 0))
     return queues
@@ -61,6 +67,7 @@ class Engine:
         self.queues, self.table = queues, table
         tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
         self.runner = Runner(tasks, settings, app.producer.chain, table, self._changed)
+        self.runner.outcomes.hooks = registry.hooks
         self.fetcher = Fetcher(
             app.client.address, boot, queues, self.runner, table, lease_ms=round(settings.lease * 1000), wanted=self._wanted(app)
         )

@@ -22,11 +22,13 @@ from typing import Any
 import structlog
 
 from bananas import broker
+from bananas.address import Address
 from bananas.broker import EVERYTHING, Claim, Filter, Request
-from bananas.connection import Address, Connection, ConnectionLost
+from bananas.codec import unpack_tries
+from bananas.connection import Connection, ConnectionLost
 from bananas.errors import BananasError, BrokerError
 from bananas.session import backoff, open_checked, run
-from bananas.worker.run import Claimed
+from bananas.worker.run import Claimed, Grant
 from bananas.worker.runner import Runner
 from bananas.worker.served import FAIR_EVERY, Rotation, Served
 from bananas.worker.settler import Sent
@@ -122,7 +124,7 @@ class Fetcher:
 
     def _finished(self) -> bool:
         """Nothing is left to do, and nothing more will come."""
-        idle = not self._runner.running and not self._runner.suspects
+        idle = self._runner.idle and not self._runner.suspects
         if idle and self.burst and self.accepting and not any(served.hungry for served in self.queues):
             log.info("burst: nothing is ready or running")
             return True
@@ -183,8 +185,8 @@ class Fetcher:
 
     def _settled(self, served: Served, sent: Sent, held: list[bool]) -> None:
         served.settler.answered(sent)
+        self._table.drop(*[settlement.slot for settlement in sent.settlements])
         for settlement, accepted in zip(sent.settlements, held, strict=True):
-            self._table.drop(settlement.slot)
             if not accepted:
                 log.warning("lease lost before its job was settled: nothing was changed", queue=served.keys.name)
             elif settlement.accepted is not None:
@@ -228,18 +230,17 @@ class Fetcher:
         if not got:
             return
         served.fence = claim.fence
-        owner = f":{self.boot}:{claim.fence}".encode()
-        noted = time.monotonic()
-        times = (claim.now_ms, began, noted)
-        table, runner, listed = self._table, self._runner, claim.ids_and_scores
-        tries, cancelled = claim.tries, claim.cancelled
-        for index in range(got):
-            raw_id, score = listed[2 * index], listed[2 * index + 1]
-            member = raw_id + owner
-            slot = table.hold(served.index, member, score)
-            job = Claimed(served, raw_id.decode(), member, score, claim.fence, slot, times)
-            job.cancelled = bool(cancelled) and bool(cancelled[index])
-            runner.take(job, claim.bodies[index], tries[index] if tries else None)
+        grant = Grant(served, claim.fence, claim.now_ms, began, time.monotonic())
+        owner = f":{self.boot}:{claim.fence:010d}".encode()
+        ids, scores = claim.ids_and_scores[: 2 * got : 2], claim.ids_and_scores[1 : 2 * got : 2]
+        members = [job_id + owner for job_id in ids]
+        slots = self._table.hold(served.index, members, scores)
+        jobs = [Claimed(grant, *parts) for parts in zip(members, scores, slots, claim.bodies, strict=True)]
+        for job, tries in zip(jobs, claim.tries, strict=False):
+            job.tries = unpack_tries(tries)
+        for job, cancelled in zip(jobs, claim.cancelled, strict=False):
+            job.cancelled = bool(cancelled)
+        self._runner.take(jobs)
 
     # --- suspects ---
 
@@ -256,12 +257,11 @@ class Fetcher:
             while suspects:
                 self._runner.outcomes.release(suspects.pop())
             return False
-        return not self._runner.running and not self._settling()
+        return self._runner.idle and not self._settling()
 
     async def _run_suspect(self) -> None:
         claimed = self._runner.suspects.pop(0)
         self._suspect_since = time.monotonic()
-        assert claimed.envelope is not None
         try:
             connection = self._connection
             if connection is None or connection.closed:
@@ -270,8 +270,8 @@ class Fetcher:
         except (ConnectionLost, BrokerError):
             held = None
         if held is True:
-            log.info("running a suspect alone", job=claimed.served.keys.public(claimed.job_id), crashes=claimed.tries.crashes)
-            self._runner.start(claimed, self._runner.tasks[claimed.envelope.task], alone=True)
+            log.info("running a suspect alone", job=claimed.public, crashes=claimed.tries.crashes)
+            self._runner.start_alone(claimed)
         elif held is False:
             self._table.drop(claimed.slot)
         else:

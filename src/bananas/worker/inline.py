@@ -13,12 +13,12 @@ from bananas.app import Bananas
 from bananas.broker import Burial, Comeback, Ending, NewJob
 from bananas.client import new_boot
 from bananas.codec import unpack_body, unpack_tries
-from bananas.errors import BananasError, UnknownTask
+from bananas.errors import EndlessSnooze, UnknownTask
 from bananas.job import FRESH
 from bananas.keys import QueueKeys, birth_priority
 from bananas.result import GONE, Outcome
 from bananas.worker import table as tables
-from bananas.worker.run import Claimed, Runnable
+from bananas.worker.run import Claimed, Grant, Runnable
 from bananas.worker.runner import Runner
 from bananas.worker.served import Served
 from bananas.worker.settler import Settlement, Settler
@@ -63,22 +63,28 @@ class InlineRun:
 
         Raises:
             UnknownTask: no task of its name is declared.
-            BananasError: it snoozed a hundred times in a row.
+            EndlessSnooze: it snoozed a hundred times in a row.
         """
+        try:
+            return await self._run(job)
+        finally:
+            self._runner.close()
+
+    async def _run(self, job: NewJob) -> Outcome:
         now_ms = time.time_ns() // 1_000_000
         body = now_ms.to_bytes(8, "big") + job.body
-        self._learn(unpack_body(body)[1].task)
+        self._learn(unpack_body(body).task)
         tries, snoozes = FRESH, 0
         while snoozes < MOST_SNOOZES:
-            claimed = self._claimed(job, now_ms)
+            claimed = self._claimed(job, now_ms, body)
             claimed.tries = tries
-            entry = (await self._settlement(claimed, body)).entry
+            entry = (await self._settlement(claimed)).entry
             if isinstance(entry, Ending | Burial):
                 return GONE if entry.result is None else entry.result.packed
             assert isinstance(entry, Comeback)
             again = unpack_tries(entry.tries)
             tries, snoozes = again, 0 if again.attempts > tries.attempts else snoozes + 1
-        raise BananasError(
+        raise EndlessSnooze(
             f"job {self._keys.public(job.job_id)} snoozed {MOST_SNOOZES} times in a row: inline, it runs again at once, "
             "before anything else can happen. Test it with bananas.testing.worker_for."
         )
@@ -90,17 +96,17 @@ class InlineRun:
         runnable = self._runner.tasks[name] = Runnable(tasks[name], self._app.settings, self._app.registry.hooks)
         runnable.isolated = False
 
-    def _claimed(self, job: NewJob, now_ms: int) -> Claimed:
+    def _claimed(self, job: NewJob, now_ms: int, body: bytes) -> Claimed:
         """The job as if claimed now, under a lease that does not end."""
-        fence, score = next(self._fences), b"%d" % (birth_priority(job.job_id) << 42)
-        member = f"{job.job_id}:{self._boot}:{fence}".encode()
-        return Claimed(self._served, job.job_id, member, score, fence, 0, (now_ms, FOR_EVER, time.monotonic()))
+        grant = Grant(self._served, next(self._fences), now_ms, FOR_EVER, time.monotonic())
+        member = f"{job.job_id}:{self._boot}:{grant.fence:010d}".encode()
+        return Claimed(grant, member, b"%d" % (birth_priority(job.job_id) << 42), 0, body)
 
-    async def _settlement(self, claimed: Claimed, body: bytes) -> Settlement:
+    async def _settlement(self, claimed: Claimed) -> Settlement:
         """One run: what it came to, after its hooks."""
         settled = self._desk.expect()
         try:
-            self._runner.take(claimed, body, None)
+            self._runner.take([claimed])
             settlement = await settled
         except asyncio.CancelledError:
             for run in list(self._runner.running.values()):

@@ -1,31 +1,44 @@
 """`isolation="process"`: handlers in warm processes of their own, which are killed on timeout or cancellation.
 
 The pool starts a process when a job needs one and none is idle, and keeps it for the next job. Parent and process speak over a socket pair:
-four bytes of length, then msgpack. The process loads the app and opens its resources once; it decides by the task's own policy what becomes
-of a failure, since exceptions do not travel. A process that dies with its job is a failed attempt, not a crash of the worker.
+four bytes of length, then msgpack. The process loads the app and opens its resources once, and runs the app's middleware around the
+handler; it decides by the task's own policy what becomes of a failure, since exceptions do not travel. A process that dies with its job is
+a failed attempt, not a crash of the worker.
+
+It trusts its lease by the same rule as the worker does (`Runner.trusted`) and without asking it: it maps the head of the worker's lease
+table, where the supervisor notes its beats, and reads the monotonic clock, which processes of a machine share. So `lease_valid` is right
+while the worker is blocked or stopped. When the worker dies, its isolated processes end: its supervisor hands out the jobs anew.
 """
 
 import asyncio
 import os
 import random
+import select
 import socket
 import subprocess
 import sys
+import threading
+import time
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from bananas import codec
 from bananas.context import CurrentJob, running
-from bananas.errors import BananasError
+from bananas.errors import Dead, IsolatedProcessDied, NotSerializable, Steer
 from bananas.job import Envelope, ErrorRecord
 from bananas.retry import Decision, Retry, decide
+from bananas.worker.run import Run
+from bananas.worker.table import TableView
+
+if TYPE_CHECKING:
+    from bananas.app import Bananas
 
 
 class Order(Struct, array_like=True):
-    """A job for an isolated process."""
+    """A job for an isolated process; times are of the monotonic clock."""
 
     envelope: Envelope[Raw]
     public: tuple[str, str]
@@ -34,26 +47,20 @@ class Order(Struct, array_like=True):
     attempt: int
     fence: int
     max_retries: int
+    deadline: float | None
+    claimed_at: float
+    noted_at: float
+    slot: int
+    member: bytes
 
 
 class Answer(Struct, array_like=True):
-    """What became of it."""
+    """What became of it: its packed value, or what the task's policy decided of its failure; `steered`: the handler asked for that."""
 
     value: Raw = Raw(b"\xc0")
     decision: Decision | None = None
     record: ErrorRecord | None = None
-
-
-class IsolatedFailure(BananasError):
-    """A handler failed in its isolated process: what the task's policy decided there, and the record of the error."""
-
-    def __init__(self, decision: Decision, record: ErrorRecord) -> None:
-        self.decision, self.record = decision, record
-        super().__init__(f"{record.type}: {record.message}")
-
-
-class IsolatedProcessDied(BananasError):
-    """The isolated process ended while its job ran."""
+    steered: bool = False
 
 
 _orders = msgspec.msgpack.Decoder(Order)
@@ -72,6 +79,15 @@ async def _read_frame(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
+class Recipe(Struct, frozen=True):
+    """What an isolated process is started with: module:app, further modules, settings by name, and the lease table's file."""
+
+    target: str
+    modules: tuple[str, ...]
+    settings: dict[str, Any]
+    table_fd: int
+
+
 class _Process:
     """One warm process."""
 
@@ -79,18 +95,20 @@ class _Process:
         self.process, self.reader, self.writer = process, reader, writer
 
     @classmethod
-    async def start(cls, target: str, modules: tuple[str, ...], settings: dict[str, Any]) -> "_Process":
+    async def start(cls, recipe: Recipe) -> "_Process":
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "bananas.worker.isolated", str(theirs.fileno()), target, *modules]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220  # 1 ms, once per warm process
+        passed = [theirs.fileno(), recipe.table_fd]
+        command = [sys.executable, "-m", "bananas.worker.isolated", *map(str, passed), recipe.target, *recipe.modules]
+        process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)  # noqa: ASYNC220  # 1 ms, once per warm process
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**30)
         self = cls(process, reader, writer)
-        writer.write(_frame(msgspec.msgpack.encode(settings)))
+        writer.write(_frame(msgspec.msgpack.encode(recipe.settings)))
         try:
             await reader.readexactly(4)
-        except asyncio.IncompleteReadError as error:
-            raise IsolatedProcessDied(f"an isolated process could not start (exit code {await self.end()}); its output says why") from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            code = await self.end()
+            raise IsolatedProcessDied(f"an isolated process could not start (exit code {code}); its output says why", code) from error
         except BaseException:
             await asyncio.shield(self.end())
             raise
@@ -103,7 +121,7 @@ class _Process:
             return _answers.decode(await self.reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             code = await self.end()
-            raise IsolatedProcessDied(f"the process that ran the job died with exit code {code}; the job counts as failed") from error
+            raise IsolatedProcessDied(f"the process that ran the job died with exit code {code}; the job counts as failed", code) from error
 
     async def end(self) -> int:
         """Kill it and wait until it is gone."""
@@ -113,39 +131,33 @@ class _Process:
 
 
 class IsolatedPool:
-    """The warm processes of one worker."""
+    """The warm processes of one worker. It owns the recipe's file of the lease table."""
 
-    def __init__(self, target: str, modules: tuple[str, ...], settings: dict[str, Any], max_retries: dict[str, int]) -> None:
-        self._target, self._modules, self._settings, self._max_retries = target, modules, settings, max_retries
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
     async def acquire(self) -> _Process:
         """A warm process, started if none is idle."""
-        process = self._idle.pop() if self._idle else await _Process.start(self._target, self._modules, self._settings)
+        process = self._idle.pop() if self._idle else await _Process.start(self._recipe)
         self._all.add(process)
         return process
 
-    async def call(self, process: _Process, job: CurrentJob, envelope: Envelope[Raw]) -> Raw:
-        """Run a job in a process of its own and return its packed value.
+    async def call(self, process: _Process, run: Run) -> Answer:
+        """Run a job in a process of its own.
 
         Raises:
-            IsolatedFailure: the handler failed.
-            IsolatedProcessDied: its process did.
+            IsolatedProcessDied: it died.
         """
-        most = self._max_retries[job.task] if envelope.max_retries is None else envelope.max_retries
-        queue, _, job_id = job.id.rpartition(".")
-        order = Order(envelope, (queue, job_id), job.queue, job.priority, job.attempt, job.fence, most)
         try:
-            answer = await process.run(order)
+            answer = await process.run(_order(run))
         except BaseException:
             self._all.discard(process)
             await asyncio.shield(process.end())
             raise
         self._idle.append(process)
-        if answer.decision is not None and answer.record is not None:
-            raise IsolatedFailure(answer.decision, answer.record)
-        return answer.value
+        return answer
 
     async def close(self) -> None:
         """Kill every process."""
@@ -153,15 +165,58 @@ class IsolatedPool:
             await process.end()
         self._all.clear()
         self._idle.clear()
+        os.close(self._recipe.table_fd)
+
+
+def _order(run: Run) -> Order:
+    job, claimed, envelope = run.job, run.claimed, run.claimed.envelope
+    assert envelope is not None
+    most = run.runnable.max_retries if envelope.max_retries is None else envelope.max_retries
+    public = (claimed.served.keys.name, claimed.job_id)
+    return Order(
+        envelope,
+        public,
+        job.queue,
+        job.priority,
+        job.attempt,
+        job.fence,
+        most,
+        job.deadline,
+        claimed.grant.claimed_at,
+        claimed.grant.noted_at,
+        claimed.slot,
+        claimed.member,
+    )
 
 
 # --- in the process ---------------------------------------------------------------------------------------------------
 
 
-async def _serve(fd: int, target: str, modules: list[str]) -> None:
+class _Trust:
+    """How a job sees its lease from here."""
+
+    def __init__(self, order: Order, table: TableView, lease_s: float) -> None:
+        self._order, self._table, self._lease_s = order, table, lease_s
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is known to be lost."""
+        return self._table.lost(self._order.slot, self._order.member)
+
+    def valid(self) -> bool:
+        """Whether it surely holds: as `Runner.trusted` says."""
+        beaten = self._table.beaten
+        since = beaten if beaten > self._order.noted_at else self._order.claimed_at
+        return time.monotonic() < since + self._lease_s and not self.lost
+
+
+async def _serve(fd: int, table_fd: int, target: str, modules: list[str]) -> None:
     from bananas.logs import configure
     from bananas.worker.loading import load_app, override
 
+    _end_with_parent(fd)
+    table = TableView(table_fd)
+    os.close(table_fd)
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd), limit=2**30)
     app = load_app(target, modules)
     override(app, msgspec.msgpack.decode(await _read_frame(reader)))
@@ -170,28 +225,54 @@ async def _serve(fd: int, target: str, modules: list[str]) -> None:
     async with asynccontextmanager(resources)() if resources is not None else nullcontext() as state:
         writer.write(_frame(b""))
         while data := await _read_frame(reader):
-            answer = await _answer(app.registry.tasks, _orders.decode(data), state)
+            order = _orders.decode(data)
+            trust = _Trust(order, table, app.settings.lease)
+            # a task of its own: what middleware and handler set in context variables ends with the job
+            answer = await asyncio.create_task(_answer(app, order, trust, state))
             writer.write(_frame(msgspec.msgpack.encode(answer)))
             await writer.drain()
 
 
-async def _answer(tasks: dict[str, Any], order: Order, state: Any) -> Answer:
+def _end_with_parent(fd: int) -> None:
+    """End this process when the other end of a socket is closed, whatever runs here: nobody waits for it, its job runs elsewhere."""
+
+    def wait() -> None:
+        poller = select.poll()
+        poller.register(fd, 0)
+        while not poller.poll():
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="bananas-parent", daemon=True).start()
+
+
+async def _answer(app: "Bananas", order: Order, trust: _Trust, state: Any) -> Answer:
     envelope = order.envelope
-    task = tasks[envelope.task]
-    job = CurrentJob(
-        order.public, envelope.task, (order.queue, order.priority), (order.attempt, order.fence), envelope.headers or {}, state
-    )
-    running.set(job)
+    task = app.registry.tasks[envelope.task]
+    where, claim = (order.queue, order.priority), (order.attempt, order.fence)
+    job = CurrentJob(order.public, envelope.task, where, claim, envelope.headers or {}, state).under(trust, order.deadline)
+    running.set(lambda: job)
     try:
         args, kwargs = task.signature.build(envelope.args, envelope.kwargs)
-        value = await task.handler(*args, **kwargs) if task.is_async else task.handler(*args, **kwargs)
-        return Answer(Raw(codec.pack(value)))
+
+        async def call() -> Any:
+            return await task.handler(*args, **kwargs) if task.is_async else task.handler(*args, **kwargs)
+
+        return Answer(_packed(await app.producer.chain.around_run(job, call)))
     except BaseException as error:
         policy = task.defaults.retry or Retry()
         if envelope.retry is not None:
             policy = Retry.from_wire(envelope.retry, policy)
         decision = decide(policy, order.max_retries, order.attempt, error, random.random())
-        return Answer(decision=decision, record=codec.error_record(error, 0, order.attempt, f"isolated:{os.getpid()}"))
+        return Answer(decision=decision, record=codec.error_record(error, 0, order.attempt, ""), steered=isinstance(error, Steer))
+
+
+def _packed(value: Any) -> Raw:
+    """The value as it travels. Raises Dead where it cannot: another run would come to the same."""
+    try:
+        return Raw(codec.pack(value))
+    except NotSerializable as unfit:
+        raise Dead(str(unfit)) from unfit
 
 
 def main() -> None:
@@ -199,7 +280,7 @@ def main() -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    asyncio.run(_serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
 Upkeep   every lease/4: reclaim; now and then: trim dead letters, drop cron entries that nobody announces
 Clock    announce the cron entries of this code, fire what is due, sleep until the next tick
+
+The jobs of a tick go through the app's submit middleware in every process that tries to fire it; the server lets one of them fire. In the
+others the generators are closed at their yield: nothing was submitted there, and nothing failed. When middleware raises before its yield,
+the tick is kept, and this process tries again with growing pauses; the other entries go on.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -16,15 +21,16 @@ from bananas.app import CronEntry
 from bananas.broker import NewJob
 from bananas.client import LoopClient
 from bananas.config import Settings
-from bananas.errors import BananasError, ConfigError
+from bananas.errors import BananasError, BrokerError, ConfigError
 from bananas.keys import QueueKeys
-from bananas.producer import Producer
+from bananas.producer import Producer, from_draft
 from bananas.schedule import Schedule, next_ms, plan
 from bananas.task import Call, Options
 from bananas.worker.served import Served
 
 TRIM_EVERY_S = 60.0
 CRON_FORGOTTEN_MS = 86_400_000
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 log = structlog.get_logger("bananas.worker")
 
 
@@ -87,6 +93,7 @@ class Clock:
 
     def __init__(self, client: LoopClient, entries: Sequence[CronEntry], producer: Producer, settings: Settings) -> None:
         self._client, self._entries, self._producer, self._settings = client, entries, producer, settings
+        self._pauses: dict[str, tuple[float, float]] = {}  # entry: how long, until when (monotonic), after its tick could not be made
 
     async def tick(self) -> float:
         """Announce and fire. Returns seconds until the next tick, at most an upkeep interval."""
@@ -102,20 +109,60 @@ class Clock:
             except ConfigError as error:
                 log.error("a cron entry cannot fire", entry=entry.name, reason=str(error))
                 continue
-            if following_ms != due_ms:
-                await self._fire(entry, keys, packed, due_ms, following_ms, ticks)
-            wait = min(wait, max(0.001, (following_ms - now_ms) / 1000))
+            if following_ms != due_ms and self._paused_s(entry) <= 0:
+                await self._fire_safely(entry, keys, packed, due_ms, following_ms, ticks)
+            wait = min(wait, max(0.001, self._paused_s(entry) or (following_ms - now_ms) / 1000))
         return wait
 
-    async def _fire(self, entry: CronEntry, keys: QueueKeys, packed: bytes, due_ms: int, following_ms: int, ticks: Sequence[int]) -> None:
-        jobs: list[NewJob] = []
+    def _paused_s(self, entry: CronEntry) -> float:
+        """Seconds until this entry may be tried again, 0 when it is not held up."""
+        _, until = self._pauses.get(entry.name, (0.0, 0.0))
+        return max(0.0, until - time.monotonic())
+
+    async def _fire_safely(
+        self, entry: CronEntry, keys: QueueKeys, packed: bytes, due_ms: int, following_ms: int, ticks: Sequence[int]
+    ) -> None:
+        """Fire a tick; what the app's own code breaks is logged and holds up this entry alone."""
+        fired = False
+        try:
+            with self._drafted(entry, keys, ticks) as jobs:
+                fired, submitted = await self._ask(keys, broker.cron_fire(keys, entry.name, packed, due_ms, following_ms, jobs))
+                if not fired:
+                    raise GeneratorExit  # another process was first
+                log.info("cron tick", entry=entry.name, jobs=submitted)
+        except GeneratorExit:
+            pass
+        except BrokerError:
+            raise
+        except Exception as error:
+            if fired:
+                log.exception("middleware failed after a cron tick; its jobs are submitted", entry=entry.name)
+            else:
+                pause_s = min(LONGEST_PAUSE_S, 2 * self._pauses.get(entry.name, (FIRST_PAUSE_S / 2, 0.0))[0])
+                self._pauses[entry.name] = pause_s, time.monotonic() + pause_s
+                log.error("a cron tick could not be made; it is kept", entry=entry.name, again_in=pause_s, exc_info=error)
+                return
+        self._pauses.pop(entry.name, None)
+
+    @contextmanager
+    def _drafted(self, entry: CronEntry, keys: QueueKeys, ticks: Sequence[int]) -> Generator[list[NewJob], None, None]:
+        """The packed jobs of ticks, inside of the submit middleware. Raises ConfigError when that moves one to another queue."""
+        calls: list[Call[Any]] = []
         for tick_ms in ticks:
             options = Options(unique=f"cron:{entry.name}" if entry.unique else "", headers={"scheduled-for-ms": str(tick_ms)})
-            _, job = self._producer.pack(Call(entry.task, (), {}, options))
-            jobs.append(job)
-        fired, submitted = await self._ask(keys, broker.cron_fire(keys, entry.name, packed, due_ms, following_ms, jobs))
-        if fired:
-            log.info("cron tick", entry=entry.name, jobs=submitted)
+            calls.append(Call(entry.task, (), {}, options))
+        if not self._producer.chain.wraps_submit:
+            yield [self._producer.pack(call)[1] for call in calls]
+            return
+        drafts = [self._producer.draft(call) for call in calls]
+        with self._producer.chain.around_submit(drafts):
+            for draft in drafts:
+                if draft.queue != keys.queue:
+                    raise ConfigError(
+                        f"middleware moved a job of cron entry {entry.name!r} from queue {keys.queue!r} to {draft.queue!r}: a tick and its "
+                        "jobs are one step in one queue. Leave `draft.queue` as it is there, or declare the entry with queue=..."
+                    )
+            yield [self._producer.pack(from_draft(call, draft))[1] for call, draft in zip(calls, drafts, strict=True)]
 
     async def _ask(self, keys: QueueKeys, request: Any) -> Any:
         return await self._client.ask(keys, request, self._settings.call_timeout, "cron")

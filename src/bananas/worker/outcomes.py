@@ -13,13 +13,25 @@ from bananas import codec
 from bananas.broker import Burial, Comeback, Ending, KeptResult
 from bananas.codec import pack, pack_result, pack_tries
 from bananas.config import Settings
-from bananas.errors import Dead, NotSerializable, PayloadTooLarge, Steer
+from bananas.errors import (
+    BananasError,
+    Dead,
+    IsolatedFailure,
+    JobPoisoned,
+    JobUndecodable,
+    NotSerializable,
+    PayloadTooLarge,
+    Steer,
+    UnknownTask,
+)
 from bananas.job import ErrorRecord, FinalState, History, Result, Tries
+from bananas.middleware import Hooks
 from bananas.retry import Decision, Retry, decide
-from bananas.worker.isolated import IsolatedFailure
-from bananas.worker.run import Claimed, Run, Runnable
+from bananas.worker.isolated import Answer
+from bananas.worker.run import Claimed, Run, Runnable, job_of
 from bananas.worker.settler import burial, comeback, ending, handback, success
 
+DEATHS: dict[str, type[BananasError]] = {"Poison": JobPoisoned, "UnknownTask": UnknownTask, "Undecodable": JobUndecodable}
 log = structlog.get_logger("bananas.worker")
 
 
@@ -29,12 +41,18 @@ class Outcomes:
     Args:
         worker: who it says ran them, host:pid.
         changed: called when a settlement waits that no ended run announces.
+
+    Attributes:
+        hooks: the app's, for jobs that die without a run, of tasks that may be unknown here.
+        state: what the app's lifespan yielded, for the same.
     """
 
     def __init__(self, settings: Settings, worker: str, changed: Callable[[], None]) -> None:
         self._settings, self.worker, self._changed = settings, worker, changed
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.hooks = Hooks()
+        self.state: Any = None
 
     # --- after a run ---
 
@@ -42,7 +60,15 @@ class Outcomes:
         """Settle a run by its value or its error."""
         claimed, runnable, envelope = run.claimed, run.runnable, run.claimed.envelope
         assert envelope is not None
+        if error is None and runnable.isolated and isinstance(value, Answer):
+            if value.decision is not None and value.record is not None:
+                self._fail_isolated(run, value.decision, value.record, steered=value.steered)
+                return
+            value = value.value
         if error is None:
+            if runnable.plain and envelope.ttl_success_ms is None:
+                claimed.served.settler.add(success(Ending(claimed.member), claimed.slot))
+                return
             try:
                 packed = self._pack_value(run, value)
             except (NotSerializable, PayloadTooLarge) as unfit:
@@ -50,9 +76,6 @@ class Outcomes:
             else:
                 self._succeed(run, packed, value)
                 return
-        if isinstance(error, IsolatedFailure):
-            self._carry_out(run, error.decision, error, error.record)
-            return
         policy = Retry.from_wire(envelope.retry, runnable.retry) if envelope.retry is not None else runnable.retry
         most = runnable.max_retries if envelope.max_retries is None else envelope.max_retries
         attempt = claimed.tries.attempts + 1
@@ -71,6 +94,8 @@ class Outcomes:
 
     def _succeed(self, run: Run, packed: bytes | None, value: Any) -> None:
         claimed, hooks = run.claimed, run.runnable.hooks
+        if isinstance(value, Raw) and hooks.on_success:
+            value = _unpacked(value, run.runnable)
         accepted = self._hook_call(hooks.on_success, run.job, value) if hooks else None
         result = None
         if packed is not None:
@@ -81,10 +106,17 @@ class Outcomes:
 
     def _times(self, run: Run) -> dict[str, Any]:
         run_s = time.monotonic() - run.started
-        started_ms = run.claimed.now_ms + round((run.started - run.claimed.noted_at) * 1000)
+        started_ms = run.claimed.grant.now_ms + round((run.started - run.claimed.grant.noted_at) * 1000)
         return {"started_ms": started_ms, "finished_ms": started_ms + round(run_s * 1000), "run_ms": round(run_s * 1000, 3)}
 
-    def _carry_out(self, run: Run, decision: Decision, error: BaseException, record: ErrorRecord | None = None) -> None:
+    def _fail_isolated(self, run: Run, decision: Decision, given: ErrorRecord, *, steered: bool) -> None:
+        """Its process decided, by the exception that stayed there."""
+        record = ErrorRecord(self._times(run)["finished_ms"], given.attempt, given.type, given.message, given.traceback, self.worker)
+        self._carry_out(run, decision, IsolatedFailure(given.type, given.message, given.traceback), record, steered=steered)
+
+    def _carry_out(
+        self, run: Run, decision: Decision, error: BaseException, record: ErrorRecord | None = None, *, steered: bool = False
+    ) -> None:
         claimed, hooks, job = run.claimed, run.runnable.hooks, run.job
         tries = claimed.tries
         now_ms = self._times(run)["finished_ms"]
@@ -101,14 +133,12 @@ class Outcomes:
         failed = Tries(attempt, crashes, 0 if run.alone else tries.alone, tries.since_ms, tries.history.with_error(record))
         if decision.kind == "retry":
             delay_s = decision.delay_ms / 1000
-            log.warning(
-                "attempt failed, will retry", job=job and job.id, task=run.runnable.name, attempt=attempt, error=record.type, delay=delay_s
-            )
+            log.warning("attempt failed, will retry", job=job.id, task=run.runnable.name, attempt=attempt, error=record.type, delay=delay_s)
             accepted = self._hook_call(hooks.on_retry, job, error, delay_s) if hooks else None
             claimed.served.settler.add(comeback(Comeback(claimed.member, decision.delay_ms, pack_tries(failed)), claimed.slot, accepted))
             return
-        reason = decision.reason if isinstance(error, Steer) else record.message
-        log.error("job is dead", job=job and job.id, task=run.runnable.name, attempt=attempt, error=record.type, reason=decision.reason)
+        reason = decision.reason if steered or isinstance(error, Steer) else record.message
+        log.error("job is dead", job=job.id, task=run.runnable.name, attempt=attempt, error=record.type, reason=decision.reason)
         accepted = self._hook_call(hooks.on_dead, job, error) if hooks else None
         result = Result(
             "dead",
@@ -152,32 +182,33 @@ class Outcomes:
 
     def end_unrun(self, claimed: Claimed, runnable: Runnable | None, state: FinalState, why: str) -> None:
         """The job ends for good and was not run."""
-        self.end(claimed, runnable, Result(state, error_message=why, attempts=claimed.tries.attempts, finished_ms=claimed.now_ms))
+        self.end(claimed, runnable, Result(state, error_message=why, attempts=claimed.tries.attempts, finished_ms=claimed.grant.now_ms))
         self._changed()
 
-    def bury_unrun(self, claimed: Claimed, kind: str, why: str) -> None:
-        """The job goes to the dead letter queue and was not run."""
-        tries = claimed.tries
-        record = ErrorRecord(claimed.now_ms, tries.attempts, kind, why, "", self.worker)
-        log.error("job is dead", job=claimed.served.keys.public(claimed.job_id), error=kind, reason=why)
-        result = Result("dead", error_type=kind, error_message=why, attempts=tries.attempts, finished_ms=claimed.now_ms, worker=self.worker)
+    def bury_unrun(self, claimed: Claimed, kind: str, why: str, runnable: Runnable | None = None) -> None:
+        """The job goes to the dead letter queue and was not run; `kind`, one of DEATHS, is recorded as the type of its error."""
+        tries, job, now_ms = claimed.tries, job_of(claimed, self.state), claimed.grant.now_ms
+        record = ErrorRecord(now_ms, tries.attempts, kind, why, "", self.worker)
+        log.error("job is dead", job=job.id, task=job.task, error=kind, reason=why)
+        result = Result("dead", error_type=kind, error_message=why, attempts=tries.attempts, finished_ms=now_ms, worker=self.worker)
         after = Tries(tries.attempts, tries.crashes, tries.alone, tries.since_ms, tries.history.with_error(record))
-        self._bury(claimed, None, after, result)
+        hooks = self.hooks if runnable is None else runnable.hooks
+        self._bury(claimed, runnable, after, result, self._hook_call(hooks.on_dead, job, DEATHS[kind](why)))
         self._changed()
 
     def unknown(self, claimed: Claimed) -> None:
         """Hand a job back for workers that know its task: 1 to 30 s, and dead when none did for `unknown_task_ttl`."""
         envelope, history = claimed.envelope, claimed.tries.history
         assert envelope is not None
-        since_ms = history.unknown_since_ms or claimed.now_ms
-        if claimed.now_ms - since_ms > self._settings.unknown_task_ttl * 1000:
+        since_ms = history.unknown_since_ms or claimed.grant.now_ms
+        if claimed.grant.now_ms - since_ms > self._settings.unknown_task_ttl * 1000:
             why = f"no worker knew the task {envelope.task!r} for {self._settings.unknown_task_ttl:g} s: deploy one, then replay it"
             self.bury_unrun(claimed, "UnknownTask", why)
             return
         tries, count = claimed.tries, history.unknown_count + 1
         after = Tries(tries.attempts, tries.crashes, tries.alone, tries.since_ms, History(history.errors, since_ms, count))
         delay_ms = min(30_000, 1_000 << min(count - 1, 5))
-        log.warning("unknown task, handed back", task=envelope.task, job=claimed.served.keys.public(claimed.job_id), delay=delay_ms / 1000)
+        log.warning("unknown task, handed back", task=envelope.task, job=claimed.public, delay=delay_ms / 1000)
         claimed.served.settler.add(comeback(Comeback(claimed.member, delay_ms, pack_tries(after)), claimed.slot))
         self._changed()
 
@@ -212,3 +243,11 @@ class Outcomes:
         """Wait for the hooks under way, at most `timeout` seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
+
+
+def _unpacked(value: Raw, runnable: Runnable) -> Any:
+    """An isolated handler's value as its annotation says, or as plain data where the annotation is wrong."""
+    try:
+        return codec.unpack(value, runnable.signature.returns)
+    except codec.Undecodable:
+        return codec.unpack(value)

@@ -2,19 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from msgspec import Raw
 
 from bananas.config import Settings
 from bananas.context import CurrentJob
 from bananas.job import FRESH, Envelope, Tries
+from bananas.keys import ID_LENGTH
 from bananas.middleware import Hooks
 from bananas.retry import Retry
 from bananas.task import Task
 from bananas.worker.served import Served
 
+NO_TASK = "unknown"  # the name of the task of a job that cannot be read
 Stop = Literal["", "timeout", "cancel", "lost", "shutdown"]
 
 
@@ -28,6 +29,7 @@ class Runnable:
         "isolated",
         "max_retries",
         "name",
+        "plain",
         "retry",
         "signature",
         "timeout_s",
@@ -45,58 +47,106 @@ class Runnable:
         self.retry = given.retry or Retry()
         kept = settings.result_backend_enabled
         self.ttl_success_ms = int(kept and (round(settings.result_ttl_success * 1000) if given.ttl_ms is None else given.ttl_ms))
+        self.plain = not self.ttl_success_ms and not self.hooks.on_success  # by itself, nothing is told of a success
         self.ttl_failure_ms = int(kept and (round(settings.result_ttl_failure * 1000) if given.ttl_ms is None else given.ttl_ms))
+
+
+class Grant(NamedTuple):
+    """What the jobs of one claim share: their queue, the fence, the server's ms, and (monotonic seconds) when it was asked and answered."""
+
+    served: Served
+    fence: int
+    now_ms: int
+    claimed_at: float
+    noted_at: float
 
 
 class Claimed:
     """A job in this worker's hands: what was stored, and its lease."""
 
-    __slots__ = (
-        "cancelled",
-        "claimed_at",
-        "envelope",
-        "fence",
-        "job_id",
-        "member",
-        "noted_at",
-        "now_ms",
-        "score",
-        "served",
-        "since_ms",
-        "slot",
-        "tries",
-    )
+    __slots__ = ("body", "cancelled", "envelope", "grant", "member", "score", "served", "slot", "tries")
 
-    def __init__(
-        self, served: Served, job_id: str, member: bytes, score: bytes, fence: int, slot: int, times: tuple[int, float, float]
-    ) -> None:
-        self.served, self.job_id, self.member, self.score, self.fence, self.slot = served, job_id, member, score, fence, slot
-        self.now_ms, self.claimed_at, self.noted_at = times
+    def __init__(self, grant: Grant, member: bytes, score: bytes, slot: int, body: bytes) -> None:
+        self.grant, self.served = grant, grant.served
+        self.member, self.score, self.slot, self.body = member, score, slot, body
         self.tries: Tries = FRESH
         self.envelope: Envelope[Raw] | None = None
-        self.since_ms = 0
         self.cancelled = False
+
+    @property
+    def job_id(self) -> str:
+        """Its id."""
+        return self.member[:ID_LENGTH].decode()
+
+    @property
+    def public(self) -> str:
+        """The id that users see."""
+        return self.served.keys.public(self.job_id)
+
+
+def job_of(claimed: Claimed, state: Any) -> CurrentJob:
+    """A claimed job as its handler, or a hook, sees it; `attempt` is the run that it is or would have been."""
+    keys, envelope = claimed.served.keys, claimed.envelope
+    task, headers = (NO_TASK, None) if envelope is None else (envelope.task, envelope.headers)
+    where, claim = (keys.queue, int(claimed.score) >> 42), (claimed.tries.attempts + 1, claimed.grant.fence)
+    return CurrentJob((keys.name, claimed.job_id), task, where, claim, headers or {}, state)
+
+
+class Host(Protocol):
+    """What a run asks of whoever runs it."""
+
+    state: Any
+
+    def trusted(self, claimed: Claimed) -> bool:
+        """Whether a lease surely holds."""
+        ...
 
 
 class Run:
-    """A job whose handler runs."""
+    """A job whose handler runs.
 
-    __slots__ = ("_timeout_s", "_trusted", "alone", "claimed", "deadline", "job", "overdue", "runnable", "started", "stop", "task")
+    Attributes:
+        started, deadline: monotonic seconds; deadline 0: none.
+        stop: why it is to end early.
+        overdue: its deadline has passed.
+        alone: it is a suspect.
+        task: the asyncio task that runs it.
+    """
 
-    def __init__(self, trusted: Callable[[Claimed], bool], claimed: Claimed, runnable: Runnable, timeout_s: float) -> None:
-        self._trusted, self.claimed, self.runnable = trusted, claimed, runnable
-        self._timeout_s = timeout_s
-        self.begin()
+    __slots__ = ("_host", "_job", "alone", "claimed", "deadline", "overdue", "runnable", "started", "stop", "task", "timeout_s")
+
+    def __init__(self, host: Host, claimed: Claimed, runnable: Runnable, timeout_s: float, now: float) -> None:
+        self._host, self.claimed, self.runnable, self.timeout_s = host, claimed, runnable, timeout_s
+        self.started = now
+        self.deadline = now + timeout_s if timeout_s else 0.0
         self.stop: Stop = ""
         self.overdue = self.alone = False
         self.task: asyncio.Task[None] | None = None
-        self.job: CurrentJob | None = None
+        self._job: CurrentJob | None = None
 
     def begin(self) -> None:
         """The timeout counts from now."""
         self.started = time.monotonic()
-        self.deadline = self.started + self._timeout_s if self._timeout_s else 0.0
+        self.deadline = self.started + self.timeout_s if self.timeout_s else 0.0
+        if self._job is not None:
+            self._job.deadline = self.deadline or None
+
+    @property
+    def job(self) -> CurrentJob:
+        """The job as its handler sees it; made when somebody asks."""
+        if self._job is None:
+            self._job = job_of(self.claimed, self._host.state).under(self, self.deadline or None)
+        return self._job
+
+    def current(self) -> CurrentJob:
+        """The job, for `current_job()`."""
+        return self.job
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is known to be lost."""
+        return self.stop == "lost"
 
     def valid(self) -> bool:
         """Whether the lease surely holds still, by this machine's monotonic clock."""
-        return self.stop != "lost" and self._trusted(self.claimed)
+        return self.stop != "lost" and self._host.trusted(self.claimed)

@@ -13,25 +13,28 @@ import contextvars
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import CoroutineType, coroutine
 from typing import Any
 
 import structlog
 from msgspec import Raw
 
-from bananas.codec import Undecodable, unpack_body, unpack_tries
+from bananas.codec import Undecodable, birth_ms, unpack_body
 from bananas.config import Settings
-from bananas.context import CurrentJob, running
-from bananas.job import Envelope, Result
+from bananas.context import running
+from bananas.job import FRESH, Envelope, Result
 from bananas.middleware import Chain
-from bananas.worker.isolated import IsolatedPool
+from bananas.worker.isolated import Answer, IsolatedPool
 from bananas.worker.outcomes import Outcomes
 from bananas.worker.run import Claimed, Run, Runnable, Stop
 from bananas.worker.table import LeaseTable
 
 POISON_CRASHES = 3
+BREATH = 32  # so many jobs at least run in a row before the loop looks at anything else
 log = structlog.get_logger("bananas.worker")
 
 
@@ -51,6 +54,9 @@ class Runner:
         self.only: frozenset[str] | None = None
         self.slots = settings.slots
         self.running: dict[bytes, Run] = {}
+        self._waiting: deque[Claimed] = deque()
+        self._going = False
+        self._batch: asyncio.Task[None] | None = None
         self.suspects: list[Claimed] = []
         self.finished = 0
         self.alone = False
@@ -63,85 +69,155 @@ class Runner:
     @property
     def free(self) -> int:
         """Slots without a job."""
-        return self.slots - len(self.running) - len(self.suspects)
+        return self.slots - len(self.running) - len(self._waiting) - len(self.suspects)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is in this worker's hands but suspects."""
+        return not self.running and not self._waiting
 
     def trusted(self, claimed: Claimed) -> bool:
         """Whether a lease surely holds: counted from before it was asked for, or from the last beat that covered it."""
-        beaten = self._table.beaten
-        since = beaten if beaten > claimed.noted_at else claimed.claimed_at
+        beaten, grant = self._table.beaten, claimed.grant
+        since = beaten if beaten > grant.noted_at else grant.claimed_at
         return time.monotonic() < since + self._settings.lease
 
     # --- decode and resolve ---
 
-    def take(self, claimed: Claimed, body: bytes, tries: bytes | None) -> None:
-        """A job was claimed: start it, hold it as a suspect, or settle it unrun."""
-        if tries is not None:
-            claimed.tries = unpack_tries(tries)
+    def take(self, jobs: Iterable[Claimed]) -> None:
+        """Jobs were claimed: each is run, held as a suspect, or settled unrun, as soon as the loop comes to it."""
+        self._waiting.extend(jobs)
+        self._go_on()
+
+    def _resolve(self, claimed: Claimed) -> Runnable | None:
+        """The task that runs this job now, or None where it does not run now: then it is held or settled."""
         try:
-            born_ms, claimed.envelope = unpack_body(body)
+            envelope = claimed.envelope = unpack_body(claimed.body)
         except Undecodable as error:
             self.outcomes.bury_unrun(claimed, "Undecodable", str(error))
-            return
-        claimed.since_ms = claimed.tries.since_ms or born_ms
-        runnable = self.tasks.get(claimed.envelope.task)
+            return None
+        runnable = self.tasks.get(envelope.task)
+        if claimed.tries is FRESH and runnable is not None and not (claimed.cancelled or envelope.expires_ms or self.only):
+            return runnable
+        return self._resolve_unusual(claimed, envelope, runnable)
+
+    def _resolve_unusual(self, claimed: Claimed, envelope: Envelope[Raw], runnable: Runnable | None) -> Runnable | None:
+        since_ms, tries = claimed.tries.since_ms or birth_ms(claimed.body), claimed.tries
         if claimed.cancelled:
             self.outcomes.end_unrun(claimed, runnable, "cancelled", "it was cancelled")
-        elif claimed.envelope.expires_ms and claimed.now_ms > claimed.since_ms + claimed.envelope.expires_ms:
-            self.outcomes.end_unrun(claimed, runnable, "expired", f"it was not started within {claimed.envelope.expires_ms / 1000:g} s")
-        elif claimed.tries.alone >= POISON_CRASHES:
-            self.outcomes.bury_unrun(claimed, "Poison", f"{claimed.tries.alone} worker processes died while they ran this job alone")
-        elif self.only is not None and claimed.envelope.task not in self.only:
+        elif envelope.expires_ms and claimed.grant.now_ms > since_ms + envelope.expires_ms:
+            self.outcomes.end_unrun(claimed, runnable, "expired", f"it was not started within {envelope.expires_ms / 1000:g} s")
+        elif tries.alone >= POISON_CRASHES:
+            why = f"{tries.alone} worker processes died while they ran this job alone"
+            self.outcomes.bury_unrun(claimed, "Poison", why, runnable)
+        elif self.only is not None and envelope.task not in self.only:
             self.outcomes.release(claimed)
         elif runnable is None:
             self.outcomes.unknown(claimed)
-        elif claimed.tries.crashes:
+        elif tries.crashes:
             self.suspects.append(claimed)
         else:
-            self.start(claimed, runnable)
+            return runnable
+        return None
 
-    def start(self, claimed: Claimed, runnable: Runnable, *, alone: bool = False) -> None:
-        """Run a claimed job now, unless its lease may be over."""
-        envelope = claimed.envelope
+    # --- run ---
+
+    def _go_on(self) -> None:
+        if self._waiting and not self._going:
+            self._going = True
+            self._batch = self._loop.create_task(self._run_waiting())
+
+    async def _run_waiting(self) -> None:
+        """Run waiting jobs one after another for as long as their handlers do not wait; the first that waits keeps this task for itself.
+
+        So a job whose handler never waits costs no task, and each that does has one of its own. Every job has a context of its own.
+        """
+        task, waiting, count, most = asyncio.current_task(), self._waiting, 0, max(BREATH, self.slots // 2)
+        assert task is not None
+        empty = contextvars.copy_context()
+        while waiting and not task.cancelling():
+            claimed = waiting.popleft()
+            runnable = self._resolve(claimed)
+            run = None if runnable is None else self._begin(claimed, runnable)
+            if run is None:
+                continue
+            run.task = task
+            try:
+                context, steps = empty.copy(), self._coroutine(run)
+                context.run(running.set, run.current)
+                awaited = context.run(steps.send, None)
+            except StopIteration as end:
+                self._finish(run, end.value, None)
+            except BaseException as error:
+                self._finish(run, None, error)
+            else:
+                self._leave_batch()
+                await self._run_on(run, _remaining(steps, context, awaited))
+                return
+            count += 1
+            if count % most == 0:
+                self._changed()
+                await asyncio.sleep(0)
+        self._leave_batch()
+
+    def _leave_batch(self) -> None:
+        """The task of the batch ends, or belongs to one job from now on: tell the fetcher, and let another go on with what waits."""
+        self._changed()
+        self._going = False
+        self._go_on()
+
+    def start_alone(self, claimed: Claimed) -> None:
+        """Run a suspect now, while nothing else runs."""
+        assert claimed.envelope is not None
+        run = self._begin(claimed, self.tasks[claimed.envelope.task])
+        if run is not None:
+            run.alone = self.alone = True
+            run.task = self._loop.create_task(self._run_alone(run))
+
+    async def _run_alone(self, run: Run) -> None:
+        running.set(run.current)
+        await self._run_on(run, self._coroutine(run))
+
+    async def _run_on(self, run: Run, rest: Awaitable[Any]) -> None:
+        try:
+            value = await rest
+        except BaseException as error:
+            self._finish(run, None, error)
+        else:
+            self._finish(run, value, None)
+        self._changed()
+
+    def _begin(self, claimed: Claimed, runnable: Runnable) -> Run | None:
+        """A run of a claimed job, or None where its lease may be over: then it is released."""
+        envelope, now = claimed.envelope, time.monotonic()
         assert envelope is not None
-        if not self.trusted(claimed):
+        if now >= claimed.grant.claimed_at + self._settings.lease and not self.trusted(claimed):
             self.outcomes.release(claimed)
-            return
+            return None
         timeout_s = runnable.timeout_s if envelope.timeout_ms is None else envelope.timeout_ms / 1000
-        run = Run(self.trusted, claimed, runnable, timeout_s)
-        run.alone = alone
+        run = self.running[claimed.member] = Run(self, claimed, runnable, timeout_s, now)
         if runnable.isolated:
             run.deadline = 0.0  # it begins when a process is ready
-        keys = claimed.served.keys
-        where = (keys.queue, int(claimed.score) >> 42)
-        claim = (claimed.tries.attempts + 1, claimed.fence)
-        job = CurrentJob((keys.name, claimed.job_id), envelope.task, where, claim, envelope.headers or {}, self.state)
-        run.job = job.under(run, run.deadline or None)
-        self.running[claimed.member] = run
-        self.alone = alone
-        self._expect(run)
-        run.task = self._loop.create_task(self._run(run, envelope))
+        elif run.deadline and run.deadline < self._alarm_at:
+            self._set_alarm(run.deadline)
+        return run
 
     # --- call ---
 
-    async def _run(self, run: Run, envelope: Envelope[Raw]) -> None:
-        assert run.job is not None
-        running.set(run.job)
-        runnable = run.runnable
-        value, error = None, None
-        try:
-            if runnable.isolated:
-                value = await self._call_isolated(run, envelope)
-            else:
-                args, kwargs = runnable.signature.build(envelope.args, envelope.kwargs)
-                if self._chain.wraps_run:
-                    value = await self._chain.around_run(run.job, lambda: self._call(run, args, kwargs))
-                elif runnable.is_async:
-                    value = await runnable.handler(*args, **kwargs)
-                else:
-                    value = await self._call_in_thread(run, args, kwargs)
-        except BaseException as caught:
-            error = caught
-        self._finish(run, value, error)
+    def _coroutine(self, run: Run) -> Coroutine[Any, Any, Any]:
+        """What runs the job. Raises InvalidArguments: the stored arguments do not fit the handler."""
+        runnable, envelope = run.runnable, run.claimed.envelope
+        assert envelope is not None
+        if runnable.isolated:
+            return self._call_isolated(run)
+        args, kwargs = runnable.signature.build(envelope.args, envelope.kwargs)
+        if self._chain.wraps_run:
+            called: Any = self._chain.around_run(run.job, lambda: self._call(run, args, kwargs))
+        elif runnable.is_async:
+            called = runnable.handler(*args, **kwargs)
+        else:
+            called = self._call_in_thread(run, args, kwargs)
+        return called if type(called) is CoroutineType else _awaiting(called)
 
     async def _call(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if run.runnable.is_async:
@@ -161,20 +237,17 @@ class Runner:
                     raise
         return call.result()
 
-    async def _call_isolated(self, run: Run, envelope: Envelope[Raw]) -> Raw:
+    async def _call_isolated(self, run: Run) -> Answer:
         """The timeout counts from when its process is ready."""
-        if self.pool is None or run.job is None:
+        if self.pool is None:
             raise RuntimeError("this worker has no process pool")
         process = await self.pool.acquire()
         run.begin()
-        self._expect(run)
-        return await self.pool.call(process, run.job, envelope)
-
-    # --- stop early ---
-
-    def _expect(self, run: Run) -> None:
         if run.deadline and run.deadline < self._alarm_at:
             self._set_alarm(run.deadline)
+        return await self.pool.call(process, run)
+
+    # --- stop early ---
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
@@ -206,14 +279,17 @@ class Runner:
     # --- decide and settle ---
 
     def _finish(self, run: Run, value: Any, error: BaseException | None) -> None:
+        """The run has ended: settle its job."""
         claimed = run.claimed
         if self.running.pop(claimed.member, None) is None:
             return
         self.finished += 1
         self.alone = False
-        if run.stop == "lost":
+        if run.stop == "":
+            self.outcomes.decide(run, value, error)
+        elif run.stop == "lost":
             self._table.drop(claimed.slot)
-            log.warning("lease lost: the outcome is not this worker's to write", job=run.job and run.job.id)
+            log.warning("lease lost: the outcome is not this worker's to write", job=run.job.id)
         elif run.stop == "shutdown" and error is not None:
             self.outcomes.release(claimed)
         elif run.stop == "cancel":
@@ -222,10 +298,32 @@ class Runner:
             if run.stop == "timeout":
                 error = TimeoutError(f"the run took longer than its timeout of {run.deadline - run.started:g} s")
             self.outcomes.decide(run, value, error)
-        self._changed()
 
     def abandon(self, member: bytes) -> None:
         """Hand back the job of a handler that does not stop; what it still returns counts for nothing."""
         run = self.running.pop(member)
         run.stop = "lost"
         self.outcomes.release(run.claimed)
+
+    def close(self) -> None:
+        """Let its threads go: those that are idle end now, one whose handler does not stop when that returns."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@coroutine
+def _remaining(steps: Coroutine[Any, Any, Any], context: contextvars.Context, awaited: Any) -> Generator[Any, Any, Any]:
+    """Go on with a coroutine that waits for `awaited`, each step in its context."""
+    while True:
+        try:
+            step, value = steps.send, (yield awaited)
+        except BaseException as error:
+            step, value = steps.throw, error
+        try:
+            awaited = context.run(step, value)
+        except StopIteration as end:
+            return end.value
+
+
+async def _awaiting(awaitable: Any) -> Any:
+    return await awaitable

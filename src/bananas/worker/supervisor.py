@@ -5,7 +5,7 @@ user code, so its beat does not depend on theirs. It renews what stands in the c
 stopped (state T) or gone.
 
     1. start the children; each greets with its queues and its lease table
-    2. every lease/4, one write: renew the leases, announce the workers, read whether the server is full
+    2. every lease/4, one write: renew the leases, announce the workers, read (while jobs run) whether the server is full
     3. tell a child which leases it lost and which jobs somebody wants stopped
     4. a child that died: take back its leases at once, a crash counted; start another
     5. SIGTERM, SIGINT: the children drain; a second one cancels; SIGUSR1: claim no more
@@ -110,6 +110,7 @@ class Supervisor:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
         self._children: list[_Child] = []
+        self._full = False
         self._selector = selectors.DefaultSelector()
         self._connection: SyncConnection | None = None
         self._signals = 0
@@ -223,7 +224,7 @@ class Supervisor:
         alive = [child for child in self._children if child.hello is not None and child.process.poll() is None and not child.stopped]
         if not alive or alive[0].hello is None:
             return
-        requests: list[Request[Any]] = [broker.plain(_memory, "INFO", "memory")]
+        requests: list[Request[Any]] = []
         extended: list[tuple[_Child, list[HeldLease]]] = []
         for child in alive:
             hello = child.hello
@@ -234,22 +235,30 @@ class Supervisor:
                     requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
                     extended.append((child, part))
             requests.append(self._announcement(child, hello, held))
+        if extended:  # only who settles needs to know
+            requests.append(broker.plain(_memory, "INFO", "memory"))
         began = time.monotonic()
         try:
             replies = self._ask(requests, alive[0].hello)
         except (BananasError, ConnectionLost):
             return
-        full = isinstance(replies[0], bool) and replies[0]
-        extensions = [reply for reply in replies[1:] if isinstance(reply, Extension)]
+        if extended:
+            self._full = replies[-1] is True
+        extensions = [reply for reply in replies if isinstance(reply, Extension)]
         if len(extensions) == len(extended):
             for (child, leases), extension in zip(extended, extensions, strict=True):
                 self._report(child, leases, extension)
             for child in alive:
                 if child.table is not None:
-                    child.table.note_beat(began, full=full)
+                    child.table.note_beat(began, full=self._full)
 
     def _report(self, child: _Child, leases: list[HeldLease], extension: Extension) -> None:
-        lost = [lease.member.decode() for lease, held in zip(leases, extension.held, strict=True) if not held]
+        """Note which leases are lost, before this beat is noted; the child hears of them too."""
+        gone = [lease for lease, held in zip(leases, extension.held, strict=True) if not held]
+        for lease in gone:
+            if child.table is not None:
+                child.table.mark_lost(lease)
+        lost = [lease.member.decode() for lease in gone]
         cancelled = [lease.member.decode() for lease, wanted in zip(leases, extension.cancelled, strict=True) if wanted]
         if lost or cancelled:
             child.send(Message(lost=lost, cancelled=cancelled))

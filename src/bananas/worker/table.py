@@ -3,9 +3,11 @@
 A child that is blocked in Python, or in C with the GIL held, cannot speak; its supervisor reads this table and renews what stands there.
 
 LAYOUT. A header of 64 bytes: ns of the last beat (monotonic clock, which processes share), ns of the child's last progress, a flag for a
-full server. Then slots of 128 bytes: state (0 free, 1 held, 2 held and overdue), index of the queue, length of the member, the member,
-the score at claim. A slot is written before its state turns 1, so a reader that comes in between sees it free, or at worst a member that
-nobody knows: that is refused by the server and ignored by the child.
+full server. Then slots of 128 bytes: index of the queue, length of the member, length of the score, the member, the score at claim, the
+state (0 free, 1 held, 2 held and overdue), and last a digest. The state is written after the rest, so a reader that comes in between sees
+the slot free, or at worst a member that nobody knows: that is refused by the server and ignored by the child. The digest is the
+supervisor's: of the member there that the server last called gone. It may stay in a slot that is used anew, and says nothing of the new
+member.
 """
 
 import mmap
@@ -13,13 +15,19 @@ import os
 import struct
 import tempfile
 import time
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 _HEADER = 64
 _SLOT = 128
 _FULL_AT = 16
+_DIGEST = 8
 FREE, HELD, OVERDUE = 0, 1, 2
-_entry = struct.Struct("<BBBB")
+_entry = struct.Struct("<BBB96s20sB")
+_STATE = _entry.size - 1
+_LOST_AT = _entry.size
+assert _LOST_AT + _DIGEST == _SLOT
 
 
 class HeldLease(NamedTuple):
@@ -29,6 +37,7 @@ class HeldLease(NamedTuple):
     member: bytes
     score: bytes
     overdue: bool
+    slot: int
 
 
 class LeaseTable:
@@ -46,22 +55,25 @@ class LeaseTable:
         """How many more leases fit."""
         return len(self._free)
 
-    def hold(self, queue: int, member: bytes, score: bytes) -> int:
-        """Note a lease; returns its slot."""
-        slot = self._free.pop()
-        at = _HEADER + slot * _SLOT
-        self._memory[at : at + 4 + len(member) + len(score)] = _entry.pack(FREE, queue, len(member), len(score)) + member + score
-        self._memory[at] = HELD
-        return slot
+    def hold(self, queue: int, members: Sequence[bytes], scores: Sequence[bytes]) -> list[int]:
+        """Note leases; returns their slots. There must be room."""
+        free, memory, pack = self._free, self._memory, _entry.pack_into
+        slots = free[-len(members) :]
+        del free[-len(members) :]
+        for slot, member, score in zip(slots, members, scores, strict=True):
+            pack(memory, _HEADER + slot * _SLOT, queue, len(member), len(score), member, score, HELD)
+        return slots
 
     def mark_overdue(self, slot: int) -> None:
         """Note that this job runs for longer than its timeout."""
-        self._memory[_HEADER + slot * _SLOT] = OVERDUE
+        self._memory[_HEADER + slot * _SLOT + _STATE] = OVERDUE
 
-    def drop(self, slot: int) -> None:
-        """Forget a lease: it is settled, or lost."""
-        self._memory[_HEADER + slot * _SLOT] = FREE
-        self._free.append(slot)
+    def drop(self, *slots: int) -> None:
+        """Forget leases: they are settled, or lost."""
+        memory = self._memory
+        for slot in slots:
+            memory[_HEADER + slot * _SLOT + _STATE] = FREE
+        self._free += slots
 
     def note_progress(self) -> None:
         """Note that the fetch loop has made progress."""
@@ -84,17 +96,20 @@ class LeaseTable:
         snapshot = self._memory[:]
         found: list[HeldLease] = []
         for at in range(_HEADER, _HEADER + self.capacity * _SLOT, _SLOT):
-            state = snapshot[at]
-            if state:
-                _, queue, length, score = _entry.unpack_from(snapshot, at)
-                end = at + 4 + length
-                found.append(HeldLease(queue, snapshot[at + 4 : end], snapshot[end : end + score], state == OVERDUE))
+            if snapshot[at + _STATE]:
+                queue, length, digits, member, score, state = _entry.unpack_from(snapshot, at)
+                found.append(HeldLease(queue, member[:length], score[:digits], state == OVERDUE, (at - _HEADER) // _SLOT))
         return found
 
     def note_beat(self, began: float, *, full: bool) -> None:
         """Note a beat that the server answered, begun at `began` (monotonic seconds)."""
         self._memory[0:8] = struct.pack("<q", int(began * 1e9))
         self._memory[_FULL_AT] = int(full)
+
+    def mark_lost(self, lease: HeldLease) -> None:
+        """Note that the server does not know this lease any more."""
+        at = _HEADER + lease.slot * _SLOT + _LOST_AT
+        self._memory[at : at + _DIGEST] = _digest(lease.member)
 
     @property
     def progress(self) -> float:
@@ -104,6 +119,27 @@ class LeaseTable:
     def close(self) -> None:
         """Unmap it."""
         self._memory.close()
+
+
+class TableView:
+    """A table as a third process sees it, read-only: an isolated process, of its worker's leases."""
+
+    def __init__(self, fd: int) -> None:
+        self._memory = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+
+    @property
+    def beaten(self) -> float:
+        """As `LeaseTable.beaten`."""
+        return float(struct.unpack_from("<q", self._memory, 0)[0]) / 1e9
+
+    def lost(self, slot: int, member: bytes) -> bool:
+        """Whether the server said that this lease is gone."""
+        at = _HEADER + slot * _SLOT + _LOST_AT
+        return self._memory[at : at + _DIGEST] == _digest(member)
+
+
+def _digest(member: bytes) -> bytes:
+    return blake2b(member, digest_size=_DIGEST).digest()
 
 
 def size_of(capacity: int) -> int:
