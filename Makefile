@@ -8,12 +8,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # For `make demo`: the folder to read (by default the standard library of the running Python).
 DIR ?=
+# For the benchmark, for example: make bench BENCH_ARGS="--only drain,limit --server valkey"
+BENCH_ARGS ?= --quick
 # For the tests, for example: make test PYTEST_ARGS="-k lease -x"
 PYTEST_ARGS ?=
 # Pyright comes whole from the package index; this keeps it from asking for a newer one at each run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
-.PHONY: help venv demo test test-all check lint types format clean
+.PHONY: help venv demo bench test test-all check lint types format clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +24,9 @@ venv: $(VENV)/.dev  ## Create the environment with everything for development
 
 demo: $(VENV)/.runtime  ## Run the demonstration: one job per file below DIR, two worker processes, an embedded server
 	$(BIN)/bananas demo $(if $(DIR),"$(DIR)")
+
+bench: $(VENV)/.bench  ## Measure it: a quick look by default; BENCH_ARGS="--report docs" for the whole report
+	$(BIN)/bananas bench $(BENCH_ARGS)
 
 test: $(VENV)/.dev  ## Run the tests but the slow ones, on Valkey, and on redis-server where it is installed
 	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
@@ -52,6 +57,11 @@ $(VENV)/.runtime: pyproject.toml
 	$(if $(strip $(PYTHON)),,$(error No Python 3.11 or newer with the venv module was found. Install one, or name it: make PYTHON=/path/to/python3))
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[server,uvloop]'
+	@touch $@
+
+# What the report of a benchmark needs on top of it.
+$(VENV)/.bench: $(VENV)/.runtime
+	$(PIP) --editable '.[server,uvloop,bench]'
 	@touch $@
 
 # What tests and checks need on top of it.

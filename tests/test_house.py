@@ -36,11 +36,11 @@ MAX_LUA_LINES = 60
 READING_ORDER = """
     errors config keys
     job codec retry schedule info context
-    connection scripts broker session client
+    address connection scripts broker session lane sync_client client rights
     middleware result handle task producer queue watcher server embedded app logs
     worker.table worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner worker.fetcher
     worker.engine worker.inline worker.maintenance worker.control worker.child worker.supervisor worker
-    inspector testing demo_tasks demo cli.*
+    findings audit inspector testing demo_tasks demo bench.* cli.*
     contrib.*
     bananas __main__
 """.split()

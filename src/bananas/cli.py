@@ -1,4 +1,4 @@
-"""The command line: `bananas worker | scheduler | replay | server | demo`.
+"""The command line: `bananas worker | scheduler | replay | server | demo | bench | plan`.
 
 Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
 a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
@@ -7,13 +7,14 @@ Options that stand for settings are read by the settings' own table (config.py),
 the command line gives wins over both, and over the app's code.
 """
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import click
 
@@ -31,6 +32,8 @@ Examples:
   bananas replay shop.tasks:app JOB_ID             run a dead job again
   bananas server                                   a private server for this directory
   bananas demo                                     see it work
+  bananas bench --quick                            measure it
+  bananas plan --rate 10000 --duration 50ms        what a load needs
 """
 
 # field of the settings: (option, what stands for its value, help)
@@ -93,7 +96,22 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _Commands(click.Group):
+    """Commands of other modules are imported when they are named."""
+
+    ELSEWHERE: ClassVar = {"bench": "bananas.bench.command:bench_command", "plan": "bananas.bench.plan:plan_command"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, command = self.ELSEWHERE[cmd_name].partition(":")
+        return cast(click.Command, getattr(importlib.import_module(module), command))
+
+
+@click.group(cls=_Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit.")
 def cli() -> None:
     """Bananas: a distributed task queue on Redis and Valkey. `bananas COMMAND --help` tells more."""
@@ -227,7 +245,7 @@ def _run_reloading() -> int:
         stop.set()
 
     running = start()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     try:
         for changes in watch(os.getcwd(), watch_filter=PythonFilter(), stop_event=stop, debounce=400, raise_interrupt=False):
@@ -235,11 +253,13 @@ def _run_reloading() -> int:
             click.echo(f"bananas worker: {names} changed, starting anew", err=True)
             running.terminate()
             running.wait()
+            if stop.is_set():  # told so while it drained
+                break
             running = start()
     finally:
         running.terminate()
         code = running.wait()
-    return code
+    return 0 if code == -signal.SIGTERM else code  # ours, before it could listen
 
 
 def main() -> None:

@@ -1,0 +1,165 @@
+"""The report of a benchmark: Markdown with a section per table, its goals first, and the environment that its figures depend on."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bananas.bench.environment import Environment
+from bananas.bench.limit import KEY as LIMIT
+from bananas.bench.table import Figure, Goal, Row, Table, figure, number, with_unit
+from bananas.errors import ConfigError
+
+SHARE = "of the limit"
+HALF = "Drain, one process, 100 slots: at least 50% of the limit"
+HALF_ROW = "100 B, 1 process, 100 slots"
+
+ORIGINAL = """\
+## What the original's report got wrong
+
+Bananas sets out to do what an older queue, written in Go, was reported to do. Two claims of that report do not hold:
+
+- Its "end-to-end p99" was the latency of the submission: the time until the submit call returned, when no job had started. Here every
+  latency names its two ends: *start* is from the submit call to the start of the handler, *completed* until the server had accepted the
+  outcome, and what a submit call takes is in a table of its own.
+- It never measured 10,000 jobs per second. The best that it claims end to end is 1,650/s; the 10,000 came from arithmetic. Here "jobs/s" is
+  always a count of handlers that ran, or of submits that the server acknowledged, divided by the time that this took.
+"""
+
+METHOD = """\
+Each figure is the median of {reps} repetition{plural}, with the least and the greatest in brackets; the repetitions of all variants of a
+table are interleaved. A percentile is that of all samples of all repetitions together, and the brackets show those of single repetitions.
+Jobs are counted without asking the server. Workers are started by the command line and clients use the public interface, in processes of
+their own, with every guarantee at its default; results are off where a row does not say otherwise. CPU times are per job or operation.
+"""
+
+
+class Report(Struct, frozen=True):
+    """What one run of the benchmark gave. `sizes`: "full", "quick" or "smoke"."""
+
+    environment: Environment
+    sizes: str
+    reps: int
+    tables: tuple[Table, ...]
+
+    def table(self, key: str) -> Table | None:
+        """One of its tables."""
+        return next((table for table in self.tables if table.key == key), None)
+
+
+def read_report(path: Path) -> Report:
+    """The report that `bananas bench --json` wrote. Raises ConfigError when the file is none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{path} is no report of `bananas bench --json`: {error}") from None
+
+
+def write_json(report: Report, path: Path) -> None:
+    """The report as JSON."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+
+
+# --- shares of the limit ----------------------------------------------------------------------------------------------
+
+
+def with_shares(tables: Sequence[Table]) -> tuple[Table, ...]:
+    """The tables, those whose rows name a limit with a column that says how much of it they reach; as they were without that table."""
+    limit = next((table for table in tables if table.key == LIMIT), None)
+    return tuple(tables) if limit is None else tuple(_with_share(table, limit) for table in tables)
+
+
+def _with_share(table: Table, limit: Table) -> Table:
+    if not any(row.limit for row in table.rows):
+        return table
+    rate = table.columns[0]
+    rows = tuple(replace(row, cells=row.cells | {SHARE: _share(row, rate, limit)}) for row in table.rows)
+    goals = table.goals
+    for row in rows:
+        share = row.cells[SHARE]
+        if row.label == HALF_ROW and isinstance(share, Figure):
+            goals += (Goal(HALF, share.headline >= 50, str(share)),)
+    return replace(table, columns=(rate, SHARE, *table.columns[1:]), rows=rows, goals=goals)
+
+
+def _share(row: Row, rate: str, limit: Table) -> Figure | str:
+    reached = row.cells[rate]
+    bounds = [other.cells.get(row.limit[1]) for other in limit.rows if row.limit and other.label == row.limit[0]]
+    if isinstance(reached, Figure) and bounds and isinstance(bound := bounds[0], Figure):
+        return figure([100 * reached.headline / bound.headline], "%")
+    return "-"
+
+
+def share_lines(tables: Sequence[Table]) -> list[str]:
+    """The shares and the goal that hangs on them, in words."""
+    lines = []
+    for table in tables:
+        shares = [(row.label, cell) for row in table.rows if isinstance(cell := row.cells.get(SHARE), Figure)]
+        lines += [f"{table.title}, {label}: {cell} {SHARE}" for label, cell in shares]
+        lines += [f"{'met   ' if goal.met else 'missed'} {goal.text}: {goal.figure}" for goal in table.goals if goal.text == HALF]
+    return lines
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def markdown(report: Report, plots: Collection[str] = ()) -> str:
+    """The whole report.
+
+    Args:
+        plots: keys of the tables that have a plot in the folder `performance` beside the report.
+    """
+    parts = ["# Performance\n", _opening(report), _environment(report.environment), ORIGINAL, _goals(report.tables)]
+    parts += [_section(table, table.key in plots) for table in report.tables]
+    return "\n".join(parts)
+
+
+def _opening(report: Report) -> str:
+    text = METHOD.format(reps=report.reps, plural="" if report.reps == 1 else "s")
+    if report.sizes != "full":
+        text += f"\n**This is a {report.sizes} run: its sizes are too small for figures to rely on.**\n"
+    return f"Written by `{report.environment.command}`, which repeats it.\n\n{text}"
+
+
+def _environment(environment: Environment) -> str:
+    lines = [f"| {name} | {_escaped(text)} |" for name, text in environment.lines()]
+    return "\n".join(["## Environment\n", "| | |", "|---|---|", *lines, ""])
+
+
+def _goals(tables: Sequence[Table]) -> str:
+    goals = [(table, goal) for table in tables for goal in table.goals]
+    if not goals:
+        return ""
+    met = sum(goal.met for _, goal in goals)
+    lines = [f"| {_escaped(goal.text)} | {'met' if goal.met else '**missed**'} | {_escaped(_short(goal))} |" for _, goal in goals]
+    return "\n".join([f"## Goals: {met} of {len(goals)} met\n", "| Goal | | Measured |", "|---|---|---:|", *lines, ""])
+
+
+def _short(goal: Goal) -> str:
+    return goal.figure.replace(" to ", "–")
+
+
+def _section(table: Table, has_plot: bool) -> str:
+    lines = [f"## {table.title}\n", f"{table.question}\n"]
+    if has_plot:
+        lines.append(f"![{table.title}: {table.plot}](performance/{table.key}.svg)\n")
+    numeric = [any(isinstance(row.cells[column], Figure) for row in table.rows) for column in table.columns]
+    lines.append(f"| | {' | '.join(map(_escaped, table.columns))} |")
+    lines.append(f"|---|{'|'.join('---:' if right else '---' for right in numeric)}|")
+    lines += [f"| {_escaped(row.label)} | {' | '.join(cell_text(row.cells[column]) for column in table.columns)} |" for row in table.rows]
+    lines += ["", *(f"- {note}" for note in table.notes), ""]
+    return "\n".join(lines)
+
+
+def cell_text(cell: Figure | str) -> str:
+    """A cell for people: the headline with its unit, and the least and the greatest repetition."""
+    if isinstance(cell, str):
+        return _escaped(cell)
+    shown = with_unit(cell.headline, cell.unit)
+    return shown if len(cell.values) == 1 else f"{shown} ({number(cell.low)}–{number(cell.high)})"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
