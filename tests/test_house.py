@@ -39,7 +39,7 @@ READING_ORDER = """
     address connection scripts broker session lane sync_client client rights
     middleware result handle task producer queue watcher server embedded app logs
     worker.table worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner worker.fetcher
-    worker.engine worker.inline worker.maintenance worker.control worker.child worker.supervisor worker
+    worker.engine worker.inline worker.maintenance worker.control worker.child worker.__main__ worker.supervisor worker
     findings audit inspector testing demo_tasks demo bench.* cli.*
     contrib.*
     bananas __main__

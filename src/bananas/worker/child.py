@@ -9,6 +9,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -212,7 +213,7 @@ def _read_order(channel: socket.socket) -> WorkerSpec:
 
 
 def main() -> int:
-    """The entry point of a worker process: `python -m bananas.worker.child FD`."""
+    """The worker process: its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
@@ -222,6 +223,7 @@ def main() -> int:
         app = load_app(spec.target, spec.modules)
         override(app, spec.settings)
         configure(app.settings)
+        gc.freeze()  # what is loaded now stays: no collection looks at it again
         log.debug("app imported", seconds=round(time.monotonic() - began, 3))
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(Child(app, spec, channel).run())
@@ -236,7 +238,3 @@ def _loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -43,7 +43,7 @@ class _Child:
 
     def __init__(self, spec: WorkerSpec) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "bananas.worker.child", str(theirs.fileno())]
+        command = [sys.executable, "-m", "bananas.worker", str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
         self.channel, self.lines = ours, Lines()
