@@ -12,6 +12,8 @@ DIR ?=
 BENCH_ARGS ?= --quick
 # For the tests, for example: make test PYTEST_ARGS="-k lease -x"
 PYTEST_ARGS ?=
+# How many processes run the tests; each has servers of its own.
+TEST_PROCESSES ?= 2
 # Pyright comes whole from the package index; this keeps it from asking for a newer one at each run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
@@ -29,10 +31,10 @@ bench: $(VENV)/.bench  ## Measure it: a quick look by default; BENCH_ARGS="--rep
 	$(BIN)/bananas bench $(BENCH_ARGS)
 
 test: $(VENV)/.dev  ## Run the tests but the slow ones, on Valkey, and on redis-server where it is installed
-	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev  ## Run all tests, the slow ones too, on both servers (redis-server must be on the PATH)
-	TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 check: lint types test  ## Lint, types and tests
 

@@ -4,6 +4,10 @@ A batch is written at once and its replies come back in order; any number of bat
 `ReplyError` in its place of the list: the caller judges each part. A batch that is not answered within its deadline closes the
 connection, since what was sent may still take effect: whoever resends must be idempotent (see broker.py).
 
+SPINNING. To sleep and be woken on another core can cost 50 us and more where an answer takes 30 (docs/design/006-latency.md). So a client
+looks for its answer for SPIN_S before it sleeps, giving way to whoever wants the core, as long as its last answer came within that time.
+Workers do not: they have jobs to run, and a turn of many jobs takes longer.
+
 DESIGN. Two classes with one meaning: `Connection` for an event loop (asyncio.BufferedProtocol), `SyncConnection` for a thread (a blocking
 socket). hiredis packs and parses; redis-py costs 95 to 125 us for an awaited command where this costs 35 to 45, and 110 ms and 20 MB to
 import. Source of the figures: docs/design/001-connection.md. Rejected: RESP3 (nothing here needs it), automatic retries (they hide a batch
@@ -12,9 +16,11 @@ of unknown fate), pools inside (a lane owns its connection).
 
 import asyncio
 import math
+import os
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,7 +36,9 @@ ReplyError = hiredis.ReplyError
 
 _BUFFER_BYTES = 256 * 1024
 _SYNC_BUFFER_BYTES = 32 * 1024
+SPIN_S = 0.0003
 _pack = hiredis.pack_command
+_spinning = threading.Lock()
 
 
 class ConnectionLost(Exception):
@@ -64,7 +72,7 @@ class _Batch:
 class Connection(asyncio.BufferedProtocol):
     """A connection that belongs to one event loop. Make it with `open`."""
 
-    def __init__(self, on_message: Callable[[list[Any]], None] | None = None) -> None:
+    def __init__(self, on_message: Callable[[list[Any]], None] | None = None, *, spins: bool = False) -> None:
         self._reader = hiredis.Reader(notEnoughData=Connection)
         self._buffer = bytearray(_BUFFER_BYTES)
         self._batches: deque[_Batch] = deque()
@@ -72,13 +80,24 @@ class Connection(asyncio.BufferedProtocol):
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._watching: asyncio.TimerHandle | None = None
+        self._spins, self._quick, self._sent_at = spins, False, 0.0
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
     async def open(
-        cls, address: Address, name: str = "bananas", timeout: float = 5.0, on_message: Callable[[list[Any]], None] | None = None
+        cls,
+        address: Address,
+        name: str = "bananas",
+        timeout: float = 5.0,
+        on_message: Callable[[list[Any]], None] | None = None,
+        *,
+        spins: bool = False,
     ) -> "Connection":
         """Connect and log in.
+
+        Args:
+            on_message: called with what comes without being asked for.
+            spins: keep the loop awake for SPIN_S while an answer is near.
 
         Raises:
             BrokerUnavailable: nobody answers there within `timeout` seconds.
@@ -89,10 +108,10 @@ class Connection(asyncio.BufferedProtocol):
         try:
             async with asyncio.timeout(timeout):
                 if address.path:
-                    _, self = await loop.create_unix_connection(lambda: cls(on_message), address.path)
+                    _, self = await loop.create_unix_connection(lambda: cls(on_message, spins=spins), address.path)
                 else:
                     context = address.tls_context()
-                    _, self = await loop.create_connection(lambda: cls(on_message), address.host, address.port, ssl=context)
+                    _, self = await loop.create_connection(lambda: cls(on_message, spins=spins), address.host, address.port, ssl=context)
                 replies = await self.execute(address.handshake(name), timeout)
             _check_handshake(address, replies)
         except BaseException as error:
@@ -117,11 +136,22 @@ class Connection(asyncio.BufferedProtocol):
         if not commands:
             done([])
             return
-        deadline = self._loop.time() + timeout
+        now = self._loop.time()
+        deadline = now + timeout
+        if self._spins and not self._batches:
+            self._sent_at = now
+            if self._quick:
+                self._loop.call_soon(self._stay_awake)
         self._batches.append(_Batch(len(commands), deadline, done))
         self._transport.write(b"".join([_pack(command) for command in commands]))
         if self._watching is None or deadline < self._watching.when():
             self._watch_until(deadline)
+
+    def _stay_awake(self) -> None:
+        """Keep the loop from sleeping while an answer is near."""
+        if self._batches and self._loop.time() < self._sent_at + SPIN_S:
+            os.sched_yield()
+            self._loop.call_soon(self._stay_awake)
 
     async def execute(self, commands: Sequence[Command], timeout: float) -> list[Reply]:
         """Write a batch and wait for its replies.
@@ -202,6 +232,8 @@ class Connection(asyncio.BufferedProtocol):
             batch.replies.append(reply)
             if len(batch.replies) == batch.count:
                 batches.popleft()
+                if self._spins:
+                    self._quick = self._loop.time() < self._sent_at + SPIN_S
                 batch.done(batch.replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,7 +246,8 @@ class SyncConnection:
     def __init__(self, address: Address, name: str = "bananas", timeout: float = 5.0) -> None:
         """Connect and log in. Raises as `Connection.open`."""
         self._reader = hiredis.Reader(notEnoughData=SyncConnection)
-        self._buffer = bytearray(_SYNC_BUFFER_BYTES)
+        self._buffer, self._peeked = bytearray(_SYNC_BUFFER_BYTES), bytearray(1)
+        self._quick = False
         self._socket: socket.socket | None = None
         self._patience = 0.0
         try:
@@ -260,8 +293,13 @@ class SyncConnection:
         deadline = time.monotonic() + timeout
         try:
             self._wait_at_most(timeout)
+            began = time.monotonic()
             self._socket.sendall(_pack(commands[0]) if len(commands) == 1 else b"".join([_pack(command) for command in commands]))
-            return [self.read(deadline) for _ in commands]
+            if self._quick:
+                self._spin(began + SPIN_S)
+            replies = [self.read(deadline) for _ in commands]
+            self._quick = time.monotonic() < began + SPIN_S
+            return replies
         except (OSError, ConnectionLost) as error:
             self.close()
             raise ConnectionLost(str(error) or type(error).__name__) from error
@@ -288,6 +326,25 @@ class SyncConnection:
                 raise ConnectionLost("the server closed the connection")
             self._reader.feed(self._buffer, 0, count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # any buffer works
         return reply
+
+    def _spin(self, until: float) -> None:
+        """Look for the answer without sleeping; one thread of a process at a time."""
+        if isinstance(self._socket, ssl.SSLSocket) or not _spinning.acquire(blocking=False):
+            return
+        try:
+            while time.monotonic() < until and not self._has_answer():
+                os.sched_yield()
+        finally:
+            _spinning.release()
+
+    def _has_answer(self) -> bool:
+        """Whether there is anything to read, or an error to meet."""
+        assert self._socket is not None
+        try:
+            self._socket.recv_into(self._peeked, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
 
     def _wait_at_most(self, seconds: float) -> None:
         """Let the kernel bound how long a call blocks, to the next tenth of a second.

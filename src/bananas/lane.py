@@ -142,7 +142,7 @@ class Lane:
         async with asyncio.timeout(seconds):
             async with self._opening:
                 if self._connection is None or self._connection.closed:
-                    self._connection = await open_checked(self.address, self._name, seconds)
+                    self._connection = await open_checked(self.address, self._name, seconds, spins=True)
                 connection = self._connection
             if keys is not None and keys not in self._known:
                 *_, layout = await run(connection, first_use(keys), seconds)

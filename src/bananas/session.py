@@ -151,9 +151,9 @@ def check_server(info: dict[str, str]) -> None:
         )
 
 
-async def open_checked(address: Address, name: str, timeout: float) -> Connection:
+async def open_checked(address: Address, name: str, timeout: float, *, spins: bool = False) -> Connection:
     """A connection to a server that is fit for jobs. Raises as `Connection.open` and `check_server`."""
-    connection = await Connection.open(address, name, timeout)
+    connection = await Connection.open(address, name, timeout, spins=spins)
     try:
         (info,) = await run(connection, [server_info()], timeout)
         check_server(answer(info))
