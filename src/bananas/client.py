@@ -191,16 +191,16 @@ class LoopClient:
     def __init__(self, address: Address, name: str) -> None:
         self.address, self.name = address, name
         self.lane, self.bulk = Lane(address, name), Lane(address, name)
-        self._coalescers: dict[QueueKeys, _Coalescer] = {}
+        self._coalescers: dict[str, _Coalescer] = {}
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.parts: dict[str, Any] = {}
 
-    async def submit(self, keys: QueueKeys, job: NewJob, budget: float) -> str:
-        """Submit one job, in one batch with whatever this loop submits meanwhile. Returns the id that stands for it."""
-        coalescer = self._coalescers.get(keys)
+    def submit(self, keys: QueueKeys, job: NewJob, budget: float) -> "asyncio.Future[str]":
+        """Submit one job, in one batch with whatever this loop submits meanwhile. Gives the id that stands for it."""
+        coalescer = self._coalescers.get(keys.base)
         if coalescer is None:
-            coalescer = self._coalescers[keys] = _Coalescer(self.lane, keys)
-        return await coalescer.add(job, budget)
+            coalescer = self._coalescers[keys.base] = _Coalescer(self.lane, keys)
+        return coalescer.add(job, budget)
 
     async def ask(self, keys: QueueKeys, request: Request[Any], budget: float, what: str) -> Any:
         """One request, with the lane's patience. Raises the BrokerError that it comes to."""
@@ -237,6 +237,7 @@ class Client:
     def _reset(self) -> None:
         self._address: Address | None = None
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient] = weakref.WeakKeyDictionary()
+        self._latest: tuple[asyncio.AbstractEventLoop, LoopClient] | None = None
         self._pool: SyncPool | None = None
         self._lock = threading.RLock()
 
@@ -257,10 +258,13 @@ class Client:
 
     def here(self) -> LoopClient:
         """The part that belongs to the running event loop."""
-        loop = asyncio.get_running_loop()
+        loop, latest = asyncio.get_running_loop(), self._latest
+        if latest is not None and latest[0] is loop:
+            return latest[1]
         found = self._loops.get(loop)
         if found is None:
             found = self._loops[loop] = LoopClient(self.address, self.name)
+        self._latest = loop, found
         return found
 
     async def ask(self, keys: QueueKeys, request: Request[T], what: str) -> T:
@@ -283,6 +287,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections of the running loop, and the sync ones; leave the server if no other loop uses it."""
+        self._latest = None
         found = self._loops.pop(asyncio.get_running_loop(), None)
         if found is not None:
             await found.close()

@@ -82,13 +82,14 @@ class Producer:
             found = self._keys[queue] = QueueKeys(self.settings.namespace, queue)
         return found
 
-    async def submit(self, call: Call[R]) -> Job[R]:
+    def submit(self, call: Call[R]) -> Coroutine[Any, Any, Job[R]]:
         """Submit one call; see `Task.submit`."""
-        if self.chain.wraps_submit:
-            draft = self.draft(call)
-            with self.chain.around_submit([draft]):
-                return await self._send(from_draft(call, draft))
-        return await self._send(call)
+        return self._send_wrapped(call) if self.chain.wraps_submit else self._send(call)
+
+    async def _send_wrapped(self, call: Call[R]) -> Job[R]:
+        draft = self.draft(call)
+        with self.chain.around_submit([draft]):
+            return await self._send(from_draft(call, draft))
 
     async def _send(self, call: Call[R]) -> Job[R]:
         plan, job = self.pack(call)
