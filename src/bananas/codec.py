@@ -159,14 +159,19 @@ def error_record(error: BaseException, at_ms: int, attempt: int, worker: str, li
 
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        message = str(error)
-    except Exception:
-        message = "<the exception's text fails>"
-    text = "".join(traceback.format_exception(error))
+    message = _encodable(lambda: str(error))
+    text = _encodable(lambda: "".join(traceback.format_exception(error)))
     if len(text) > limit:
         text = f"…{text[-limit:]}"
     return ErrorRecord(at_ms, attempt, name, message[:limit], text, worker)
+
+
+def _encodable(make: Callable[[], str]) -> str:
+    """Text as it can be stored: file names from the system may hold lone surrogates, and an exception's own code may fail."""
+    try:
+        return make().encode("utf-8", "backslashreplace").decode()
+    except BaseException:
+        return "<the exception's text fails>"
 
 
 class Signature:

@@ -155,7 +155,7 @@ class Runner:
                 await self._run_on(run, _remaining(steps, context, awaited))
                 return
             count += 1
-            if count % most == 0:
+            if count % most == 0 and not task.cancelling():
                 self._changed()
                 await asyncio.sleep(0)
         self._leave_batch()
@@ -228,7 +228,8 @@ class Runner:
         """A thread cannot be killed: wait for it whatever comes."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.slots, "bananas")
-        call = self._loop.run_in_executor(self._threads, partial(contextvars.copy_context().run, run.runnable.handler, *args, **kwargs))
+        handler = partial(_call_safely, run.runnable.handler, *args, **kwargs)
+        call = self._loop.run_in_executor(self._threads, contextvars.copy_context().run, handler)
         while not call.done():
             try:
                 await asyncio.wait([call])
@@ -285,6 +286,14 @@ class Runner:
             return
         self.finished += 1
         self.alone = False
+        try:
+            self._settle(run, value, error)
+        except BaseException as unforeseen:  # the worker goes on, and the job is not held for ever
+            log.error("the outcome of a job could not be recorded", job=run.job.id, error=type(unforeseen).__name__)
+            self.outcomes.decide(run, None, RuntimeError(f"its outcome could not be recorded ({type(unforeseen).__name__})"))
+
+    def _settle(self, run: Run, value: Any, error: BaseException | None) -> None:
+        claimed = run.claimed
         if run.stop == "":
             self.outcomes.decide(run, value, error)
         elif run.stop == "lost":
@@ -323,6 +332,14 @@ def _remaining(steps: Coroutine[Any, Any, Any], context: contextvars.Context, aw
             awaited = context.run(step, value)
         except StopIteration as end:
             return end.value
+
+
+def _call_safely(handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a handler on a thread; a StopIteration that leaves it would never reach the event loop."""
+    try:
+        return handler(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 async def _awaiting(awaitable: Any) -> Any:
