@@ -4,6 +4,7 @@ structlog imports rich, where that is installed, for tracebacks that no worker p
 find it; whatever the app imports afterwards does.
 """
 
+import importlib
 import sys
 
 
@@ -11,7 +12,7 @@ def main() -> int:
     """Load the worker, then run it."""
     sys.modules["rich"] = None  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]  # that is: it cannot be imported
     try:
-        import structlog  # noqa: F401
+        importlib.import_module("structlog")
     finally:
         del sys.modules["rich"]
     from bananas.worker import child
