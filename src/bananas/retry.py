@@ -206,7 +206,7 @@ def _ask_when(policy: Retry, attempt: int, error: BaseException) -> tuple[int | 
         return None, ""
     try:
         answer = policy.when(error, attempt)
-    except (Exception, SystemExit) as failure:
+    except BaseException as failure:
         return None, f"`when` raised {describe(failure)}: decided by the policy"
     if answer is False:
         return False, ""

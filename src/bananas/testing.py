@@ -213,8 +213,7 @@ class Harness:
         """Claim no more and hand back what runs, without an attempt."""
         runner, fetcher = self._engine.runner, self._engine.fetcher
         fetcher.stop()
-        for run in list(runner.running.values()):
-            runner.stop(run, "shutdown")
+        runner.stop_all()
         with suppress(TimeoutError):
             await asyncio.wait_for(fetcher.drained.wait(), STOP_S)
         await runner.outcomes.hooks_ended(STOP_S)

@@ -169,10 +169,9 @@ class Child:
         asyncio.get_running_loop().call_later(self.settings.shutdown_timeout, self._cancel_all)
 
     def _cancel_all(self) -> None:
-        """The deadline, or a second signal: stop what runs; it goes back to its queue without an attempt."""
+        """The deadline, or a second signal: stop what runs; it goes back to its queue without an attempt, and so does what waits."""
         self._fetcher.stop()
-        for run in list(self._runner.running.values()):
-            self._runner.stop(run, "shutdown")
+        self._runner.stop_all()
         asyncio.get_running_loop().call_later(STUBBORN_S, self._abandon)
 
     def _abandon(self) -> None:

@@ -109,8 +109,7 @@ class InlineRun:
             self._runner.take([claimed])
             settlement = await settled
         except asyncio.CancelledError:
-            for run in list(self._runner.running.values()):
-                self._runner.stop(run, "shutdown")
+            self._runner.stop_all()
             raise
         if settlement.accepted is not None:
             settlement.accepted()

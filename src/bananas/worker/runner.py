@@ -59,7 +59,7 @@ class Runner:
         self._batch: asyncio.Task[None] | None = None
         self.suspects: list[Claimed] = []
         self.finished = 0
-        self.alone = False
+        self.alone = self.ending = False
         self._loop = asyncio.get_running_loop()
         self._threads: ThreadPoolExecutor | None = None
         self.pool: IsolatedPool | None = None
@@ -77,10 +77,10 @@ class Runner:
         return not self.running and not self._waiting
 
     def trusted(self, claimed: Claimed) -> bool:
-        """Whether a lease surely holds: counted from before it was asked for, or from the last beat that covered it."""
+        """Whether a lease surely holds: counted from before it was asked for, or from the last beat, which may have found it gone."""
         beaten, grant = self._table.beaten, claimed.grant
         since = beaten if beaten > grant.noted_at else grant.claimed_at
-        return time.monotonic() < since + self._settings.lease
+        return time.monotonic() < since + self._settings.lease and not self._table.lost(claimed.slot, claimed.member)
 
     # --- decode and resolve ---
 
@@ -132,33 +132,51 @@ class Runner:
 
         So a job whose handler never waits costs no task, and each that does has one of its own. Every job has a context of its own.
         """
+        begun = None
+        try:
+            begun = self._begin_waiting()
+        finally:
+            self._leave_batch()
+        if begun is not None:
+            await self._run_on(*begun)
+
+    def _begin_waiting(self) -> tuple[Run, Awaitable[Any]] | None:
+        """Run jobs up to the first that waits, and return what is left of it; None after the last, or when others shall have the loop.
+
+        A handler may have cancelled the task: the next job gets another one.
+        """
         task, waiting, count, most = asyncio.current_task(), self._waiting, 0, max(BREATH, self.slots // 2)
         assert task is not None
         empty = contextvars.copy_context()
-        while waiting and not task.cancelling():
+        while waiting and count < most and not task.cancelling():
             claimed = waiting.popleft()
             runnable = self._resolve(claimed)
             run = None if runnable is None else self._begin(claimed, runnable)
             if run is None:
                 continue
             run.task = task
-            try:
-                context, steps = empty.copy(), self._coroutine(run)
-                context.run(running.set, run.current)
-                awaited = context.run(steps.send, None)
-            except StopIteration as end:
-                self._finish(run, end.value, None)
-            except BaseException as error:
-                self._finish(run, None, error)
-            else:
-                self._leave_batch()
-                await self._run_on(run, _remaining(steps, context, awaited))
-                return
+            rest = self._first_step(run, empty.copy())
+            if rest is not None:
+                return run, rest
             count += 1
-            if count % most == 0 and not task.cancelling():
-                self._changed()
-                await asyncio.sleep(0)
-        self._leave_batch()
+        return None
+
+    def _first_step(self, run: Run, context: contextvars.Context) -> Awaitable[Any] | None:
+        """Call the handler. Returns the rest of it where it waits; None where it has ended, and is finished."""
+        try:
+            steps = context.run(self._coroutine, run)
+        except BaseException as error:  # a StopIteration too: no handler has returned
+            self._finish(run, None, error)
+            return None
+        try:
+            awaited = context.run(steps.send, None)
+        except StopIteration as end:
+            self._finish(run, end.value, None)
+        except BaseException as error:
+            self._finish(run, None, error)
+        else:
+            return _remaining(steps, context, awaited)
+        return None
 
     def _leave_batch(self) -> None:
         """The task of the batch ends, or belongs to one job from now on: tell the fetcher, and let another go on with what waits."""
@@ -175,8 +193,10 @@ class Runner:
             run.task = self._loop.create_task(self._run_alone(run))
 
     async def _run_alone(self, run: Run) -> None:
-        running.set(run.current)
-        await self._run_on(run, self._coroutine(run))
+        rest = self._first_step(run, contextvars.copy_context())
+        if rest is not None:
+            await self._run_on(run, rest)
+        self._changed()
 
     async def _run_on(self, run: Run, rest: Awaitable[Any]) -> None:
         try:
@@ -188,10 +208,10 @@ class Runner:
         self._changed()
 
     def _begin(self, claimed: Claimed, runnable: Runnable) -> Run | None:
-        """A run of a claimed job, or None where its lease may be over: then it is released."""
+        """A run of a claimed job, or None where its lease may be over, or nothing is started any more: then it is released."""
         envelope, now = claimed.envelope, time.monotonic()
         assert envelope is not None
-        if now >= claimed.grant.claimed_at + self._settings.lease and not self.trusted(claimed):
+        if self.ending or (now >= claimed.grant.claimed_at + self._settings.lease and not self.trusted(claimed)):
             self.outcomes.release(claimed)
             return None
         timeout_s = runnable.timeout_s if envelope.timeout_ms is None else envelope.timeout_ms / 1000
@@ -205,9 +225,10 @@ class Runner:
     # --- call ---
 
     def _coroutine(self, run: Run) -> Coroutine[Any, Any, Any]:
-        """What runs the job. Raises InvalidArguments: the stored arguments do not fit the handler."""
+        """What runs the job, in whose context this is called. Raises InvalidArguments: the stored arguments do not fit the handler."""
         runnable, envelope = run.runnable, run.claimed.envelope
         assert envelope is not None
+        running.set(run.current)
         if runnable.isolated:
             return self._call_isolated(run)
         args, kwargs = runnable.signature.build(envelope.args, envelope.kwargs)
@@ -276,6 +297,12 @@ class Runner:
             run.stop = why
         if run.task is not None:
             run.task.cancel()
+
+    def stop_all(self) -> None:
+        """The worker ends: stop what runs, and start nothing any more; what waits, or is still handed over, goes back."""
+        self.ending = True
+        for run in list(self.running.values()):
+            self.stop(run, "shutdown")
 
     # --- decide and settle ---
 

@@ -5,7 +5,7 @@ user code, so its beat does not depend on theirs. It renews what stands in the c
 stopped (state T) or gone.
 
     1. start the children; each greets with its queues and its lease table
-    2. every lease/4, one write: renew the leases, announce the workers, read (while jobs run) whether the server is full
+    2. every lease/4, one write: renew the leases, announce the workers, read (while jobs run, or it was) whether the server is full
     3. tell a child which leases it lost and which jobs somebody wants stopped
     4. a child that died: take back its leases at once, a crash counted; start another
     5. SIGTERM, SIGINT: the children drain; a second one cancels; SIGUSR1: claim no more
@@ -235,14 +235,14 @@ class Supervisor:
                     requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
                     extended.append((child, part))
             requests.append(self._announcement(child, hello, held))
-        if extended:  # only who settles needs to know
+        if extended or self._full:  # only who settles needs to know; what was full is asked until it is not
             requests.append(broker.plain(_memory, "INFO", "memory"))
         began = time.monotonic()
         try:
             replies = self._ask(requests, alive[0].hello)
         except (BananasError, ConnectionLost):
             return
-        if extended:
+        if extended or self._full:
             self._full = replies[-1] is True
         extensions = [reply for reply in replies if isinstance(reply, Extension)]
         if len(extensions) == len(extended):

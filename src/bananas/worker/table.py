@@ -84,6 +84,10 @@ class LeaseTable:
         """When (monotonic seconds) the supervisor last began a beat that the server answered."""
         return float(struct.unpack_from("<q", self._memory, 0)[0]) / 1e9
 
+    def lost(self, slot: int, member: bytes) -> bool:
+        """Whether the server said that this lease is gone."""
+        return _is_lost(self._memory, slot, member)
+
     @property
     def server_full(self) -> bool:
         """Whether the server was at maxmemory at the last beat."""
@@ -133,9 +137,13 @@ class TableView:
         return float(struct.unpack_from("<q", self._memory, 0)[0]) / 1e9
 
     def lost(self, slot: int, member: bytes) -> bool:
-        """Whether the server said that this lease is gone."""
-        at = _HEADER + slot * _SLOT + _LOST_AT
-        return self._memory[at : at + _DIGEST] == _digest(member)
+        """As `LeaseTable.lost`."""
+        return _is_lost(self._memory, slot, member)
+
+
+def _is_lost(memory: mmap.mmap, slot: int, member: bytes) -> bool:
+    at = _HEADER + slot * _SLOT + _LOST_AT
+    return memory[at : at + _DIGEST] == _digest(member)
 
 
 def _digest(member: bytes) -> bytes:
