@@ -232,7 +232,8 @@ def _delay(signal: RetryLater | Snooze) -> object:
 
 def _reason(signal: BaseException) -> str:
     reason = getattr(signal, "reason", "")
-    return (reason if isinstance(reason, str) else describe(reason))[:_REASON_CHARS]
+    text = reason if isinstance(reason, str) else describe(reason)
+    return text.encode("utf-8", "backslashreplace").decode()[:_REASON_CHARS]  # a lone surrogate could not be stored
 
 
 def _joined(reason: str, note: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -129,6 +130,16 @@ async def test_the_process_ends_with_its_worker(site: Site) -> None:
     assert start.pid in children_of(child)
     os.kill(child, signal.SIGKILL)
     wait_until(lambda: is_gone(start.pid), "the end of the isolated process", 5)
+
+
+async def test_a_process_that_died_idle_costs_no_job_an_attempt(site: Site) -> None:
+    site.worker(TARGET)
+    (pid, _, _) = await run(site, "who")
+    os.kill(pid, signal.SIGKILL)
+    threads = Path(f"/proc/{pid}/task")
+    await eventually(lambda: is_gone(pid) and len(list(threads.glob("*"))) <= 1, "the end of the isolated process and its threads")
+    (another, _, _) = await run(site, "who", max_retries=0)
+    assert another != pid
 
 
 # --- hooks ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -11,12 +12,15 @@ import pytest
 from tests.support import eventually, is_gone, kill
 
 from bananas import TaskError
+from bananas.address import parse_url
+from bananas.connection import SyncConnection
 from bananas.inspector import workers
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Site
 
     from bananas import Job, JobInfo
+    from bananas.server import PrivateServer
 
 with_time = pytest.mark.parametrize("lease", [1.0])  # for leases that must be kept
 
@@ -204,3 +208,34 @@ async def test_handlers_that_block_their_whole_process_beyond_the_lease_keep_it(
         assert (end.at_ns - start.at_ns) / 1e9 > seconds
         assert (await job.info()).attempts == 1
     await site.assert_nothing_left()
+
+
+# --- a full server ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_is_idle_asks_on_until_the_server_is_full_no_more(site: Site, place: PrivateServer) -> None:
+    connection, asked = SyncConnection(parse_url(place.url)), 0
+
+    def looks() -> int:
+        """How often others asked for INFO."""
+        nonlocal asked
+        asked += 1
+        (stats,) = connection.execute([("INFO", "commandstats")], 5)
+        found = re.search(rb"cmdstat_info:calls=(\d+)", stats)
+        return int(found[1]) - asked if found else 0
+
+    connection.execute([("CONFIG", "RESETSTAT")], 5)
+    site.worker()
+    gate = site.gate()
+    await site.running(str(gate))
+    try:
+        connection.execute([("CONFIG", "SET", "maxmemory", 1)], 5)
+        before = looks()
+        await eventually(lambda: looks() >= before + 2, "the worker to see that the server is full")
+        gate.touch()
+        await eventually(site.idle, "the end of the job")
+        before = looks()  # one may be under way
+        await eventually(lambda: looks() > before + 1, "the idle worker to ask on", 5)
+    finally:
+        connection.execute([("CONFIG", "SET", "maxmemory", 0)], 5)
+        connection.close()

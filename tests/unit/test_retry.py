@@ -251,7 +251,7 @@ def test_when_sees_the_exception_and_the_attempt_while_attempts_are_left_only() 
     assert seen == [(error, 1), (error, 2), (error, 3)]
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("bug in when"), SystemExit("bug in when")])
+@pytest.mark.parametrize("failure", [RuntimeError("bug in when"), SystemExit("bug in when"), asyncio.CancelledError("bug in when")])
 def test_a_when_that_raises_leaves_the_decision_to_the_policy_and_is_named(failure: BaseException) -> None:
     def when(error: BaseException, attempt: int) -> bool:
         raise failure
@@ -299,6 +299,7 @@ def test_signals_may_be_subclassed_even_carelessly() -> None:
 def test_reasons_are_bounded_text() -> None:
     assert len(decide(STEADY, 3, 1, Discard("x" * 100_000), 0.0).reason) == 1000
     assert decide(STEADY, 3, 1, Dead(404), 0.0).reason == "404"  # type: ignore[arg-type]
+    assert decide(STEADY, 3, 1, Discard("bad\udcff"), 0.0).reason == "bad\\udcff"
     assert len(decide(STEADY, 0, 1, ValueError("x" * 100_000), 0.0).reason) < 1000
 
 

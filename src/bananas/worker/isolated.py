@@ -140,7 +140,13 @@ class IsolatedPool:
 
     async def acquire(self) -> _Process:
         """A warm process, started if none is idle."""
-        process = self._idle.pop() if self._idle else await _Process.start(self._recipe)
+        while self._idle:
+            process = self._idle.pop()
+            if process.process.poll() is None:
+                return process
+            self._all.discard(process)  # it died while it was idle
+            await process.end()
+        process = await _Process.start(self._recipe)
         self._all.add(process)
         return process
 

@@ -125,7 +125,8 @@ class Runner:
     def _go_on(self) -> None:
         if self._waiting and not self._going:
             self._going = True
-            self._batch = self._loop.create_task(self._run_waiting())
+            # never at once, whatever the loop's task factory does: an eager one would start each batch inside of the one before
+            self._batch = asyncio.Task(self._run_waiting(), loop=self._loop)
 
     async def _run_waiting(self) -> None:
         """Run waiting jobs one after another for as long as their handlers do not wait; the first that waits keeps this task for itself.
