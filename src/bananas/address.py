@@ -28,16 +28,24 @@ class Address(Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Address({str(self)!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich shows, in tracebacks with locals too."""
+        return [("at", str(self))]
+
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """The TLS settings of this address, or None."""
+        """The TLS settings of this address, or None. Raises ConfigError where a file of theirs cannot be read."""
         if not self.tls:
             return None
-        context = ssl.create_default_context(cafile=self.tls_ca or None)
-        if self.tls_cert:
-            context.load_cert_chain(self.tls_cert, self.tls_key or None)
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca or None)
+            if self.tls_cert:
+                context.load_cert_chain(self.tls_cert, self.tls_key or None)
+        except OSError as error:
+            files = ", ".join(file for file in (self.tls_ca, self.tls_cert, self.tls_key) if file)
+            raise ConfigError(f"the Redis URL names TLS files that cannot be read ({files}): {error}. Nothing was sent.") from error
         if not self.tls_verify:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeVar
 from bananas import broker
 from bananas.address import Address
 from bananas.broker import NewJob, Once, Request
-from bananas.connection import ConnectionLost, Reply, ReplyError
+from bananas.connection import ConnectionLost, Reply, ReplyError, spinning
 from bananas.keys import QueueKeys
 from bananas.lane import Lane, Patience, new_boot, refused
 from bananas.session import answer
@@ -263,7 +263,11 @@ class Client:
             return latest[1]
         found = self._loops.get(loop)
         if found is None:
-            found = self._loops[loop] = LoopClient(self.address, self.name)
+            found = LoopClient(self.address, self.name)
+            with self._lock:
+                for ended in [known for known in self._loops if known.is_closed()]:
+                    del self._loops[ended]  # its client refers to it, so it would stay here with its connection
+                self._loops[loop] = found
         self._latest = loop, found
         return found
 
@@ -287,8 +291,9 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections of the running loop, and the sync ones; leave the server if no other loop uses it."""
-        self._latest = None
-        found = self._loops.pop(asyncio.get_running_loop(), None)
+        with self._lock:
+            self._latest = None
+            found = self._loops.pop(asyncio.get_running_loop(), None)
         if found is not None:
             await found.close()
         self.close_sync()
@@ -312,6 +317,8 @@ class Client:
         """In a forked child: let go of the parent's connections and boot ids without touching its sockets."""
         for client in list(cls._all):
             client._reset()
+        if spinning.locked():  # by a thread that the child does not have
+            spinning.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,6 +17,7 @@ of unknown fate), pools inside (a lane owns its connection).
 import asyncio
 import math
 import os
+import select
 import socket
 import ssl
 import struct
@@ -38,7 +39,7 @@ _BUFFER_BYTES = 256 * 1024
 _SYNC_BUFFER_BYTES = 32 * 1024
 SPIN_S = 0.0003
 _pack = hiredis.pack_command
-_spinning = threading.Lock()
+spinning = threading.Lock()  # held by the thread that spins
 
 
 class ConnectionLost(Exception):
@@ -57,6 +58,14 @@ def _check_handshake(address: Address, replies: Sequence[Reply]) -> None:
                     f"{address} refused the login: {text}. Nothing was sent. Check the user name and password in the Redis URL (REDIS_URL)."
                 )
             raise BrokerUnavailable(f"{address} is not ready: {text}. Nothing was sent.")
+
+
+def _left(deadline: float) -> float:
+    """Seconds until a deadline (monotonic). Raises TimeoutError when it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no answer in time")
+    return left
 
 
 class _Batch:
@@ -80,7 +89,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._watching: asyncio.TimerHandle | None = None
-        self._spins, self._quick, self._sent_at = spins, False, 0.0
+        self._spins, self._quick, self._awake, self._sent_at = spins, False, False, 0.0
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
@@ -136,20 +145,23 @@ class Connection(asyncio.BufferedProtocol):
         if not commands:
             done([])
             return
+        data = b"".join([_pack(command) for command in commands])  # first: where this fails, nothing is under way
         now = self._loop.time()
         deadline = now + timeout
         if self._spins and not self._batches:
             self._sent_at = now
-            if self._quick:
+            if self._quick and not self._awake:
+                self._awake = True
                 self._loop.call_soon(self._stay_awake)
         self._batches.append(_Batch(len(commands), deadline, done))
-        self._transport.write(b"".join([_pack(command) for command in commands]))
+        self._transport.write(data)
         if self._watching is None or deadline < self._watching.when():
             self._watch_until(deadline)
 
     def _stay_awake(self) -> None:
         """Keep the loop from sleeping while an answer is near."""
-        if self._batches and self._loop.time() < self._sent_at + SPIN_S:
+        self._awake = bool(self._batches) and self._loop.time() < self._sent_at + SPIN_S
+        if self._awake:
             os.sched_yield()
             self._loop.call_soon(self._stay_awake)
 
@@ -250,9 +262,10 @@ class SyncConnection:
         self._quick = False
         self._socket: socket.socket | None = None
         self._patience = 0.0
+        deadline = time.monotonic() + timeout
         try:
             self._socket = self._connect(address, timeout)
-            replies = self.execute(address.handshake(name), timeout)
+            replies = self.execute(address.handshake(name), _left(deadline))
         except (OSError, ConnectionLost) as error:
             self.close()
             reason = str(error) or type(error).__name__
@@ -294,15 +307,33 @@ class SyncConnection:
         try:
             self._wait_at_most(timeout)
             began = time.monotonic()
-            self._socket.sendall(_pack(commands[0]) if len(commands) == 1 else b"".join([_pack(command) for command in commands]))
+            self._send(_pack(commands[0]) if len(commands) == 1 else b"".join([_pack(command) for command in commands]), deadline)
             if self._quick:
                 self._spin(began + SPIN_S)
             replies = [self.read(deadline) for _ in commands]
             self._quick = time.monotonic() < began + SPIN_S
             return replies
-        except (OSError, ConnectionLost) as error:
+        except BaseException as error:  # any, a signal handler's too: the next call shall not take this one's replies for its own
             self.close()
-            raise ConnectionLost(str(error) or type(error).__name__) from error
+            if isinstance(error, (OSError, ConnectionLost)):
+                raise ConnectionLost(str(error) or type(error).__name__) from error
+            raise
+
+    def _send(self, data: bytes | memoryview, deadline: float) -> None:
+        """Write everything. Not by the kernel's SO_SNDTIMEO: on a unix socket it bounds each 32 KB alone."""
+        assert self._socket is not None
+        flags = 0 if isinstance(self._socket, ssl.SSLSocket) else socket.MSG_DONTWAIT
+        while True:
+            try:
+                sent = self._socket.send(data, flags)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+            room = select.poll()
+            room.register(self._socket, select.POLLOUT)
+            room.poll(1000 * _left(deadline))
 
     def read(self, deadline: float) -> Reply:
         """The next reply or message.
@@ -314,14 +345,13 @@ class SyncConnection:
         while (reply := self._reader.gets()) is SyncConnection:
             if self._socket is None:
                 raise ConnectionLost("the connection is closed")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("no answer in time")
-            self._wait_at_most(left)
+            self._wait_at_most(_left(deadline))
             try:
                 count = self._socket.recv_into(self._buffer)
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 continue
+            except OSError as error:
+                raise ConnectionLost(str(error)) from error
             if not count:
                 raise ConnectionLost("the server closed the connection")
             self._reader.feed(self._buffer, 0, count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # any buffer works
@@ -329,13 +359,13 @@ class SyncConnection:
 
     def _spin(self, until: float) -> None:
         """Look for the answer without sleeping; one thread of a process at a time."""
-        if isinstance(self._socket, ssl.SSLSocket) or not _spinning.acquire(blocking=False):
+        if isinstance(self._socket, ssl.SSLSocket) or not spinning.acquire(blocking=False):
             return
         try:
             while time.monotonic() < until and not self._has_answer():
                 os.sched_yield()
         finally:
-            _spinning.release()
+            spinning.release()
 
     def _has_answer(self) -> bool:
         """Whether there is anything to read, or an error to meet."""
@@ -347,7 +377,7 @@ class SyncConnection:
         return True
 
     def _wait_at_most(self, seconds: float) -> None:
-        """Let the kernel bound how long a call blocks, to the next tenth of a second.
+        """Let the kernel bound how long a read blocks, to the next tenth of a second; anew after each signal that comes meanwhile.
 
         Python's own timeouts cost four more system calls per round trip (two ioctl, two poll); TLS needs them.
         """
@@ -355,20 +385,13 @@ class SyncConnection:
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(seconds)
             return
-        patience = math.ceil(seconds * 10) / 10
+        patience = max(1, math.ceil(seconds * 10)) / 10  # 0 would be no bound
         if patience != self._patience:
             if not self._patience:
                 self._socket.settimeout(None)
             self._patience = patience
             bound = struct.pack("@ll", int(patience), round(patience % 1 * 1_000_000))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bound)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
-
-    def post(self, command: Command) -> None:
-        """Write a command without reading its replies."""
-        if self._socket is None:
-            raise ConnectionLost("the connection is closed")
-        self._socket.sendall(_pack(command))
 
     def close(self) -> None:
         """Close now."""

@@ -7,17 +7,17 @@ announced on the channel `result:<id>` with its bytes, and one whose message got
 import asyncio
 import time
 from asyncio import _get_running_loop as _running_loop  # raises nothing where no loop runs
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bananas import broker, codec
 from bananas.broker import Request
 from bananas.client import LoopClient
-from bananas.connection import Connection, ConnectionLost, SyncConnection
+from bananas.connection import Connection, ConnectionLost, ReplyError, SyncConnection
 from bananas.errors import BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
 from bananas.job import Result
 from bananas.keys import QueueKeys
-from bananas.session import answer, pause_before
+from bananas.session import answer, named, pause_before
 from bananas.sync_client import SyncPool
 
 REREAD_S = 3.0
@@ -77,6 +77,7 @@ class Waiter:
         self._opening = asyncio.Lock()
         self._listeners: dict[str, list[Callable[[bytes], None]]] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
+        self._refusal: ReplyError | None = None
 
     @classmethod
     def of(cls, client: LoopClient) -> "Waiter":
@@ -173,16 +174,20 @@ class Waiter:
                 if self._connection is not None:
                     self._connection.close()
                 if loop.time() >= deadline:
-                    raise BrokerUnavailable(f"no subscription to results within {budget:g} s ({error}); the jobs go on") from error
+                    raise BrokerUnavailable(
+                        f"no subscription to results within {budget:g} s ({str(error) or 'no answer'}); the jobs go on"
+                    ) from error
             await pause_before(tries, deadline)
             tries += 1
 
     async def _open(self, budget: float) -> Connection:
         async with self._opening:
             if self._connection is None or self._connection.closed:
-                self._confirmed.clear()
+                confirmed = self._confirmed = dict[str, asyncio.Event]()
+                self._refusal = None
                 name = f"{self._client.name}:results"
                 self._connection = await Connection.open(self._client.address, name, budget, on_message=self._on_message)
+                self._connection.lost.add_done_callback(lambda _: _set_all(confirmed.values()))
             return self._connection
 
     async def _confirmation(self, connection: Connection, pending: Wanted, deadline: float) -> None:
@@ -194,8 +199,17 @@ class Waiter:
         async with asyncio.timeout_at(deadline):
             for channel in pending:
                 await self._confirmed[channel].wait()
+        if self._refusal is not None:
+            raise named(broker.plain(_same, "SUBSCRIBE"), self._refusal)
+        if connection.closed:
+            raise BrokerUnavailable("the connection was lost")
 
-    def _on_message(self, message: list[Any]) -> None:
+    def _on_message(self, message: list[Any] | ReplyError) -> None:
+        if isinstance(message, ReplyError):  # to a SUBSCRIBE, but it does not say to which
+            self._refusal = message
+            if self._connection is not None:
+                self._connection.close()
+            return
         kind, name = message[0], message[1]
         if kind == b"message":
             for listener in self._listeners.get(name.decode(), ()):
@@ -217,6 +231,11 @@ class Waiter:
                 self._connection.post(("UNSUBSCRIBE", *unused[start : start + _READ_BATCH]))
 
 
+def _set_all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
+
+
 def _announcer(channel: str, news: "asyncio.Queue[tuple[str, bytes]]") -> Callable[[bytes], None]:
     return lambda data: news.put_nowait((channel, data))
 
@@ -233,18 +252,21 @@ def wait_sync(pool: SyncPool, name: str, keys: QueueKeys, job_id: str, timeout: 
         return next((outcome for _, outcome in _found([channel], replies)), None)
 
     away_by = time.monotonic() + budget
+    away: Exception | None = None
     while True:
         try:
             outcome = _listen_once(pool, name, channel, deadline, budget, look)
-            away_by = time.monotonic() + budget
+            away_by, away = time.monotonic() + budget, None
         except (ConnectionLost, BrokerUnavailable) as error:
             if time.monotonic() >= away_by and (deadline is None or deadline > away_by):
                 raise BrokerUnavailable(f"no result could be read within {budget:g} s ({error}); the job goes on") from error
-            outcome = None
+            outcome, away = None, error
             time.sleep(0.05)
         if outcome is not None:
             return outcome
         if deadline is not None and time.monotonic() >= deadline:
+            if away is not None:
+                raise ResultTimeout(f"the server was away until the timeout ({away}); the job may be waited for again") from away
             raise ResultTimeout("the job had not ended in time; it goes on, and may be waited for again")
 
 

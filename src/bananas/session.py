@@ -4,6 +4,7 @@ The exchange is a generator of batches, so that the event loop and a thread run 
 """
 
 import asyncio
+import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -51,17 +52,23 @@ def exchange(requests: Sequence[Request[Any]]) -> Generator[list[Command], list[
         per request its parsed reply, or the BrokerError that it came to.
     """
     replies = yield [request.command() for request in requests]
-    missing = [i for i, reply in enumerate(replies) if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")]
+    missing = [i for i, reply in enumerate(replies) if _is_unknown(reply)]
     if missing:
         scripts: set[Script] = {lacking for i in missing if (lacking := requests[i].script) is not None}
         loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts]
         again = yield loads + [requests[i].command() for i in missing]
+        refused = next((reply for reply in again[: len(loads)] if isinstance(reply, ReplyError)), None)
         for i, reply in zip(missing, again[len(loads) :], strict=True):
-            replies[i] = reply
+            replies[i] = refused if refused is not None and _is_unknown(reply) else reply
     return [
         named(request, reply) if isinstance(reply, ReplyError) else request.parse(reply)
         for request, reply in zip(requests, replies, strict=True)
     ]
+
+
+def _is_unknown(reply: Reply) -> bool:
+    """Whether the server does not have the script."""
+    return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 async def run(connection: Connection, requests: Sequence[Request[Any]], timeout: float) -> list[Any]:
@@ -167,9 +174,10 @@ async def open_checked(address: Address, name: str, timeout: float, *, spins: bo
 
 def open_checked_sync(address: Address, name: str, timeout: float) -> SyncConnection:
     """`open_checked` on a thread."""
+    deadline = time.monotonic() + timeout
     connection = SyncConnection(address, name, timeout)
     try:
-        (info,) = run_sync(connection, [server_info()], timeout)
+        (info,) = run_sync(connection, [server_info()], max(0.0, deadline - time.monotonic()))
         check_server(answer(info))
     except ConnectionLost as error:
         raise BrokerUnavailable(f"{address} went away while it was asked for its version: {error}") from error

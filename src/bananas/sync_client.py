@@ -27,11 +27,11 @@ class SyncLane:
         self._numbers: dict[str, int] = {}
         self._known: set[str] = set()
 
-    def _reach(self, keys: QueueKeys | None, seconds: float) -> SyncConnection:
+    def _reach(self, keys: QueueKeys | None, patience: Patience) -> SyncConnection:
         if self._connection is None or self._connection.closed:
-            self._connection = open_checked_sync(self.address, self._name, seconds)
+            self._connection = open_checked_sync(self.address, self._name, patience.left)
         if keys is not None and keys.base not in self._known:
-            *_, layout = run_sync(self._connection, first_use(keys), seconds)
+            *_, layout = run_sync(self._connection, first_use(keys), patience.left)
             if check_layout(keys, answer(layout)):
                 self._known.add(keys.base)
         return self._connection
@@ -41,7 +41,7 @@ class SyncLane:
         tries = 0
         while True:
             try:
-                connection = self._reach(keys, patience.left)
+                connection = self._reach(keys, patience)
                 sent_before, patience.sent = patience.sent, True
                 replies = run_sync(connection, requests, patience.left)
                 reason = unsettled(patience, replies, sent_before)

@@ -97,8 +97,10 @@ def _count(value: int, what: str) -> int:
 
 
 def _unique(key: str) -> str:
-    if not isinstance(key, str) or not 0 < len(key) <= 500:
-        raise ConfigError(f"unique={describe(key)}: must be text of 1 to 500 characters that names what may exist once, e.g. 'welcome:42'")
+    if not isinstance(key, str) or not 0 < len(key) <= 500 or key != key.encode(errors="replace").decode():
+        raise ConfigError(
+            f"unique={describe(key)}: must be Unicode text of 1 to 500 characters that names what may exist once, e.g. 'welcome:42'"
+        )
     return key
 
 

@@ -1,18 +1,20 @@
 """A server that is slow, full, or another version's: how long a call tries, what it tells, and what goes on meanwhile."""
 
 import asyncio
+import gc
 import os
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from tests.support import GO_ON, STALL, eventually, wait_until
 
-from bananas import Bananas, BrokerUnavailable, QueueFull, ServerUnsuitable, broker
+from bananas import AuthenticationFailed, Bananas, BrokerUnavailable, QueueFull, ServerUnsuitable, broker
 from bananas.broker import Burial, Comeback, Ending, KeptResult, NewJob, Request
 from bananas.codec import pack_envelope
-from bananas.connection import Connection
+from bananas.connection import Connection, spinning
 from bananas.errors import BrokerError
 from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id, queues_key
@@ -124,6 +126,43 @@ def test_a_forked_child_has_a_boot_id_of_its_own(server: PrivateServer) -> None:
     assert len(theirs) == 16
     assert boot() == mine != theirs
     app.client.close_sync()
+
+
+def test_a_child_of_a_process_that_spins_may_spin(server: PrivateServer) -> None:
+    app = Bananas(server.url, namespace="spinning")
+    with spinning:
+        child = os.fork()
+        if child == 0:
+            os._exit(spinning.locked())
+    assert os.waitpid(child, 0)[1] == 0
+    app.client.close_sync()
+
+
+def test_loops_that_have_ended_leave_no_connections(server: PrivateServer) -> None:
+    app = Bananas(server.url, namespace="loops")
+
+    async def submit() -> None:
+        await app.submit("task", 1)
+
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # asyncio's own, of a loop that ended without a close
+        for _ in range(3):
+            asyncio.run(submit())
+        clients = len(app.client._loops)
+        app.client._reset()
+        gc.collect()
+    assert clients == 1
+
+
+async def test_who_may_not_load_scripts_is_told_so(server: PrivateServer, connection: Connection) -> None:
+    rights = ("ACL", "SETUSER", "loadless", "on", ">pw", "~*", "&*", "+@all", "-script|load")
+    await connection.execute([rights, ("SCRIPT", "FLUSH")], 5)
+    app = Bananas(f"{server.url}&username=loadless&password=pw", namespace="loadless", call_timeout=5)
+    try:
+        with pytest.raises(AuthenticationFailed, match=r"script\|load"):
+            await app.submit("task", 1)
+    finally:
+        await app.close()
+        await connection.execute([("ACL", "DELUSER", "loadless")], 5)
 
 
 # --- a full server ------------------------------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ async def test_submit_many_says_per_item_what_happened_and_a_bad_item_fails_alon
     with pytest.raises(SubmitManyError) as caught:
         await app.submit_many([greet.bind("a"), greet.bind(3), greet.bind("b")])  # type: ignore[arg-type]
     outcomes = caught.value.outcomes
+    assert "The others are submitted" in str(caught.value)
     assert isinstance(outcomes[1], InvalidArguments)
     assert [outcomes[0].id.startswith("default."), outcomes[2].id.startswith("default.")] == [True, True]
     assert (await app.queue("default").counts()).ready == 2
@@ -167,6 +168,8 @@ async def test_bad_input_is_refused_before_anything_is_sent(app: Bananas) -> Non
         await app.submit("task", b"x" * 2**20)
     with pytest.raises(InvalidName):
         app.queue("a queue")
+    with pytest.raises(ConfigError, match=r"unique.*Unicode"):
+        await app.submit("task", options={"unique": "a file name that is no text: \udcff"})
     with pytest.raises(ConfigError, match="priority"):
         await app.submit("task", options={"prioritty": 1})  # type: ignore[typeddict-unknown-key]
     assert (await app.queue("default").counts()).ready == 0

@@ -1,19 +1,24 @@
 """The connection against a real server and against one that never answers: batches, deadlines, the login, what is closed when."""
 
 import asyncio
+import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.pretty import pretty_repr
 from tests.support import eventually
 
 from bananas.address import Address, parse_url
 from bananas.connection import Connection, ConnectionLost, ReplyError, SyncConnection
 from bananas.errors import AuthenticationFailed, BrokerUnavailable, ConfigError
 from bananas.server import PrivateServer
+from bananas.session import open_checked_sync
 
 GET_TIME = ("TIME",)
 NEVER = ("BLPOP", "nothing", 0)
@@ -28,12 +33,17 @@ async def lost_after(connection: Connection, command: tuple[Any, ...], timeout: 
 
 
 @pytest.fixture
-def silent(tmp_path: Path) -> Iterator[Address]:
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "silent"))
+        listening.listen()
+        yield listening
+
+
+@pytest.fixture
+def silent(listener: socket.socket) -> Address:
     """Where somebody listens and never answers."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "silent"))
-        listener.listen()
-        yield Address(path=str(tmp_path / "silent"))
+    return Address(path=listener.getsockname())
 
 
 async def test_replies_come_in_order_and_an_error_stays_in_its_place(connection: Connection) -> None:
@@ -164,6 +174,122 @@ def test_a_blocking_batch_that_is_not_answered_in_time_closes_the_connection(ser
     with pytest.raises(ConnectionLost):
         connection.execute([NEVER], 0.05)
     assert connection.closed
+
+
+def test_an_exception_of_a_signal_handler_leaves_no_reply_for_the_next_call(server: PrivateServer) -> None:
+    connection = SyncConnection(parse_url(server.url))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    try:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+        with pytest.raises(KeyboardInterrupt):
+            connection.execute([("BLPOP", "nothing", 1)], 5)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert connection.closed, "its next caller would take the answer to BLPOP for its own"
+
+
+def test_a_batch_that_is_read_slowly_ends_with_its_deadline(silent: Address, listener: socket.socket) -> None:
+    over = threading.Event()
+
+    def read_slowly() -> None:
+        taken, _ = listener.accept()
+        with taken:
+            taken.recv(1_000)
+            taken.sendall(b"+OK\r\n")
+            while not over.wait(0.05) and taken.recv(10_000):
+                pass
+
+    reader = threading.Thread(target=read_slowly)
+    reader.start()
+    connection = SyncConnection(silent)
+    began = time.monotonic()
+    with pytest.raises(ConnectionLost):
+        connection.execute([("SET", "key", "x" * 2_000_000)], 0.2)
+    over.set()
+    reader.join()
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_connection_that_is_reset_is_lost(listener: socket.socket, silent: Address) -> None:
+    def reset() -> None:
+        taken, _ = listener.accept()
+        with taken:
+            taken.recv(1_000)
+            taken.sendall(b"+OK\r\n")
+            taken.recv(1)  # and leave the rest: then a close is a reset
+
+    resetting = threading.Thread(target=reset)
+    resetting.start()
+    connection = SyncConnection(silent)
+    connection._send(b"*1\r\n$4\r\nPING\r\n", time.monotonic() + 5)
+    resetting.join()
+    with pytest.raises(ConnectionLost):
+        connection.read(time.monotonic() + 5)
+    connection.close()
+
+
+def test_opening_by_a_thread_has_its_time_once(listener: socket.socket, silent: Address) -> None:
+    def answer_late() -> None:
+        taken, _ = listener.accept()
+        with taken:
+            taken.recv(1_000)
+            time.sleep(0.4)
+            taken.sendall(b"+OK\r\n")
+            taken.recv(1_000)
+            taken.recv(1_000)  # until the client has gone
+
+    answering = threading.Thread(target=answer_late)
+    answering.start()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        open_checked_sync(silent, "late", 0.6)
+    answering.join()
+    assert time.monotonic() - began < 0.9
+
+
+async def test_a_command_that_cannot_be_packed_disturbs_nothing(connection: Connection) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        await connection.execute([("GET", "\udcff")], 5)
+    assert await connection.execute([("PING",)], 5) == [b"PONG"]
+
+
+async def test_a_loop_is_kept_awake_once_however_many_batches_follow_each_other(
+    server: PrivateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bananas.connection.SPIN_S", 60.0)
+    connection = await Connection.open(parse_url(server.url), spins=True)
+    loop, ended, awake = asyncio.get_running_loop(), asyncio.Event(), list[int]()
+
+    def next_one(_: Any) -> None:
+        awake.append(sum("_stay_awake" in repr(handle) for handle in loop._ready))  # type: ignore[attr-defined]
+        if len(awake) < 50:
+            connection.send([("PING",)], 5, next_one)
+        else:
+            ended.set()
+
+    connection.send([("PING",)], 5, next_one)
+    await ended.wait()
+    connection.close()
+    assert max(awake) == 1
+
+
+def test_nothing_shows_the_password_of_an_address() -> None:
+    address = parse_url("redis://user:secret@example.org")
+    assert "secret" not in repr(address) + str(address) + pretty_repr(address)
+
+
+@pytest.mark.parametrize("query", ["ssl_ca_certs=/nowhere.pem", "ssl_certfile=/nowhere.pem"])
+async def test_tls_files_that_cannot_be_read_are_named(query: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as open_port:
+        address = parse_url(f"rediss://127.0.0.1:{open_port.getsockname()[1]}?{query}")
+        with pytest.raises(ConfigError, match=r"/nowhere\.pem"):
+            await Connection.open(address)
+        with pytest.raises(ConfigError, match=r"/nowhere\.pem"):
+            SyncConnection(address)
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,7 @@ def test_a_bulk_submit_of_a_thread_gives_up_once_too(server: PrivateServer) -> N
         app.submit_many_sync(work.bind(number) for number in range(5 * SUBMIT_BATCH))
     assert time.monotonic() - began < 3
     assert all(isinstance(outcome, BananasError) for outcome in caught.value.outcomes)
+    assert "others are submitted" not in str(caught.value)
 
 
 async def test_what_is_no_call_ends_a_bulk_submit_with_its_plain_error(app: Bananas) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from tests.relay import Relay
 from tests.support import eventually
 
-from bananas import Bananas, Job, JobNotFound, ResultsDisabled, ResultTimeout, TaskError, broker, result
+from bananas import AuthenticationFailed, Bananas, Job, JobNotFound, ResultsDisabled, ResultTimeout, TaskError, broker, result
 from bananas.broker import Burial, Ending, KeptResult
 from bananas.codec import pack, pack_result
 from bananas.connection import Connection
@@ -203,6 +204,37 @@ async def test_a_thread_finds_a_result_whose_message_was_lost_and_gives_up_in_ti
     await connection.execute([("CLIENT", "KILL", "TYPE", "pubsub")], 5)
     await finisher.succeed(job)
     assert await value == job.id
+
+
+async def test_a_subscription_whose_confirmation_was_lost_is_made_again(server: PrivateServer, app: Bananas, finisher: Finisher) -> None:
+    job = await app.submit("task", 1)
+    async with Relay(server.url) as relay:
+        away = Bananas(relay.url, namespace=app.settings.namespace, call_timeout=10)
+        relay.lose_reply(b"\r\nSUBSCRIBE")
+        value = asyncio.ensure_future(away.job(job.id).result(timeout=5))
+        await eventually(lambda: relay.lost)
+        await finisher.succeed(job)
+        assert await value == job.id
+        await away.close()
+
+
+async def test_who_may_not_subscribe_is_told_so(server: PrivateServer, app: Bananas, connection: Connection) -> None:
+    job = await app.submit("task", 1)
+    await connection.execute([("ACL", "SETUSER", "deaf", "on", ">pw", "~*", "resetchannels", "+@all")], 5)
+    deaf = Bananas(f"{server.url}&username=deaf&password=pw", namespace=app.settings.namespace, call_timeout=5)
+    try:
+        with pytest.raises(AuthenticationFailed, match=r"channel.*ACL"):
+            await deaf.job(job.id).result(timeout=5)
+    finally:
+        await deaf.close()
+        await connection.execute([("ACL", "DELUSER", "deaf")], 5)
+
+
+async def test_a_thread_whose_server_was_away_does_not_tell_that_the_job_has_not_ended(app: Bananas, tmp_path: Path) -> None:
+    nobody = Bananas(f"unix://{tmp_path}/nobody", namespace=app.settings.namespace, call_timeout=5)
+    job = nobody.job((await app.submit("task", 1)).id)
+    with pytest.raises(ResultTimeout, match="the server was away until the timeout"):
+        await asyncio.to_thread(job.result_sync, 0.1)
 
 
 @pytest.mark.parametrize("how", ["loop", "thread"])
