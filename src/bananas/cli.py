@@ -178,8 +178,10 @@ def replay(target: str, job_id: str, redis_url: str | None) -> None:
 @cli.command()
 def server() -> None:
     """Run or join the private server of this directory, print its URL, and stay until Ctrl-C or SIGTERM."""
+    from bananas.config import load_settings
     from bananas.embedded import join
 
+    load_settings()  # none of them changes this server, but a misspelt one is told here as elsewhere
     use, stop = join(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -223,7 +225,9 @@ def _run_worker(target: str, modules: tuple[str, ...], burst: bool, settings: di
     from bananas.worker.supervisor import WorkerSpec, run
 
     settings = _server_named(settings)
-    load_settings(settings)  # what is wrong in them is told before a process is started
+    checked = load_settings(settings)  # what is wrong in them is told before a process is started
+    if burst and checked.worker_mode == "scheduler-only":
+        raise ConfigError("--burst ends when no job is ready or running, and a scheduler-only worker runs none: leave out one of the two")
     sys.exit(run(WorkerSpec(target=target, modules=modules, settings=settings, burst=burst)))
 
 

@@ -80,10 +80,8 @@ class SubmitManyError(SubmitError):
     def __init__(self, outcomes: list[Any]) -> None:
         self.outcomes = outcomes
         failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-        super().__init__(
-            f"{len(failed)} of {len(outcomes)} jobs were not submitted, the first because: {failed[0]} "
-            "The others are submitted; `outcomes` says per item which."
-        )
+        rest = "The others are submitted; `outcomes` says per item which." if len(failed) < len(outcomes) else "`outcomes` has each error."
+        super().__init__(f"{len(failed)} of {len(outcomes)} jobs were not submitted, the first because: {failed[0]} {rest}")
 
 
 # --- the server's -----------------------------------------------------------------------------------------------------

@@ -227,10 +227,16 @@ def test_options_of_two_modes_are_refused(here: Here, options: tuple[str, ...]) 
     assert_refused(here("worker", "shop:app", *options), 2, "--mode")
 
 
-def test_a_misspelt_setting_in_the_environment_is_refused_with_the_nearest(folder: Folder) -> None:
-    assert_refused(
-        folder.run("worker", "shop:app", BANANAS_WORKER_CONCURENCY="5"), 2, "BANANAS_WORKER_CONCURENCY", "BANANAS_WORKER_CONCURRENCY"
-    )
+@pytest.mark.parametrize("command", [("worker", "shop:app"), ("server",)], ids=" ".join)
+def test_a_misspelt_setting_in_the_environment_is_refused_with_the_nearest(folder: Folder, command: tuple[str, ...]) -> None:
+    run = folder.run(*command, BANANAS_WORKER_CONCURENCY="5")
+    assert_refused(run, 2, "BANANAS_WORKER_CONCURENCY", "BANANAS_WORKER_CONCURRENCY")
+
+
+def test_a_burst_of_a_worker_that_runs_no_jobs_is_refused(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_refused(here("worker", "shop:app", "--burst", "--mode", "scheduler-only"), 2, "--burst", "scheduler-only")
+    monkeypatch.setenv("WORKER_MODE", "scheduler-only")
+    assert_refused(here("worker", "shop:app", "--burst"), 2, "--burst", "scheduler-only")
 
 
 def test_a_task_that_no_module_declares_is_refused(folder: Folder) -> None:

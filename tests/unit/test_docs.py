@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click import Context
 
 import bananas
-from bananas import errors
+from bananas import errors, inspector
 from bananas.config import ALIASES, Settings
 from bananas.queue import DeadLetters, Queue
 from bananas.task import Submission, SubmitOptions, Task, TaskOptions
@@ -106,6 +107,19 @@ def test_the_api_page_has_everything_for_the_tests_of_applications() -> None:
     assert sorted(name for name in named if f"{name}(" not in section and f"`{name}`" not in section) == []
 
 
+def test_the_api_page_has_the_inspector() -> None:
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    section = text.partition("\n## bananas.inspector\n")[2].partition("\n## ")[0]
+    named = {"inspector.workers", "inspector.audit", "clean"}
+    named |= {field for kind in (inspector.WorkerInfo, inspector.Audit, inspector.Finding) for field in kind.__struct_fields__}
+    assert sorted(name for name in named if f"`{name}`" not in section and f"{name}(" not in section) == []
+
+
+def test_readme_names_every_command() -> None:
+    text, group = (ROOT / "README.md").read_text(encoding="utf-8"), importlib.import_module("bananas.cli").cli
+    assert [name for name in group.list_commands(Context(group)) if f"bananas {name}" not in text] == []
+
+
 def test_the_errors_page_has_exactly_the_errors_that_are_exported() -> None:
     text = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
     exported = {name for name in bananas.__all__ if isinstance(kind := getattr(bananas, name), type) and issubclass(kind, Exception)}
@@ -188,6 +202,7 @@ def test_commands_and_flags_in_the_docs_exist() -> None:
             words = line.partition("#")[0].split()
             if words[:1] != ["bananas"]:
                 continue
-            command = group.commands[words[1]]
+            command = group.get_command(Context(group), words[1])
+            assert command is not None, f"{name_of(page)}: {line}"
             flags = {flag for parameter in command.params for flag in parameter.opts}
             assert [word for word in words if word.startswith("--") and word not in flags] == [], f"{name_of(page)}: {line}"
