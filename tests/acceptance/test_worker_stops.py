@@ -79,6 +79,14 @@ async def test_a_burst_ends_when_nothing_is_ready_or_running_and_its_last_hooks_
     assert await site.idle()
 
 
+async def test_a_burst_whose_processes_are_replaced_goes_on_until_nothing_is_ready(site: Site) -> None:
+    jobs = await site.submit_many(40, "work", 0.01)
+    assert await ended(site.start(burst=True, max_jobs=5, worker_concurrency=2)) == 0
+    verdict = site.ledger.judge(job.id for job in jobs)
+    assert (verdict.lost, verdict.runs) == (set(), 40)
+    assert await site.idle()
+
+
 async def test_a_process_is_replaced_after_its_jobs(site: Site) -> None:
     worker = site.worker(max_jobs=20, worker_concurrency=2)
     first = set(worker.children())

@@ -27,7 +27,7 @@ from bananas.config import Settings
 from bananas.errors import BananasError, ConfigError
 from bananas.logs import configure
 from bananas.worker import table as tables
-from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line, send_hello
+from bananas.worker.control import RECYCLED, Hello, Lines, Message, WorkerSpec, line, send_hello
 from bananas.worker.engine import Engine, open_queues
 from bananas.worker.isolated import IsolatedPool, Recipe
 from bananas.worker.loading import load_app, override
@@ -185,9 +185,9 @@ class Child:
         settings = self.settings
         while True:
             if settings.max_jobs and self._runner.finished >= settings.max_jobs:
-                self.stop("recycled after max_jobs")
+                self.stop(f"{RECYCLED} after max_jobs")
             if settings.max_memory_mb and resident_bytes() > settings.max_memory_mb * 2**20:
-                self.stop("recycled above max_memory")
+                self.stop(f"{RECYCLED} above max_memory")
             await asyncio.sleep(0.1)
 
 

@@ -13,6 +13,9 @@ from msgspec import Struct
 from bananas.address import Address
 
 
+RECYCLED = "recycled"  # how a child's farewell begins when another is to take its place
+
+
 class WorkerSpec(Struct, frozen=True, kw_only=True):
     """What `bananas worker` was asked to run.
 

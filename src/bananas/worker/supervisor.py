@@ -31,7 +31,7 @@ from bananas.connection import ConnectionLost, SyncConnection
 from bananas.errors import BananasError
 from bananas.keys import QueueKeys, queues_key, workers_key
 from bananas.session import run_sync
-from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line
+from bananas.worker.control import RECYCLED, Hello, Lines, Message, WorkerSpec, line
 from bananas.worker.table import HeldLease, LeaseTable
 
 START_TIMEOUT_S = 60.0
@@ -180,7 +180,7 @@ class Supervisor:
         if not self._greeted and not self._stopping and code > 0:
             self._exit_code = code
             self._stop()
-        elif not self._stopping and not (self._spec.burst and code == 0):
+        elif not self._stopping and not (self._spec.burst and code == 0 and not child.bye.startswith(RECYCLED)):
             self._restart(child, code)
         elif code not in (0, -signal.SIGKILL, -signal.SIGTERM):
             self._exit_code = self._exit_code or 1
