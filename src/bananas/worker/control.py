@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from bananas.address import Address
 
-
 RECYCLED = "recycled"  # how a child's farewell begins when another is to take its place
 
 
