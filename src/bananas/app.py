@@ -225,7 +225,8 @@ class Bananas:
     async def close(self) -> None:
         """Close the connections of the running loop and of threads, and leave the embedded server if no other loop uses the app.
 
-        The app may be used again: it opens new connections, and joins the embedded server again.
+        Submits under way end first; other calls end with BrokerUnavailable. The app may be used again: it opens new
+        connections, and joins the embedded server again.
         """
         await self.client.close()
 

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
@@ -88,6 +88,9 @@ class _Coalescer:
             self._loop.call_soon(self._start)
         return entry.future
 
+    def _entries(self) -> Iterable[_Entry]:
+        return chain(self._under_way.entries if self._under_way is not None else (), self._waiting)
+
     # --- each call fails by its own budget ---
 
     def _watch_until(self, deadline: float) -> None:
@@ -103,8 +106,7 @@ class _Coalescer:
             self._give_up(batch.entries, batch.patience.sent, batch.patience.reason)
         self._give_up(self._waiting, False, "submits before it are not answered")
         self._watching, self._watch_at = None, math.inf
-        entries = chain(batch.entries if batch is not None else (), self._waiting)
-        first = min((entry.deadline for entry in entries if not entry.future.done()), default=math.inf)
+        first = min((entry.deadline for entry in self._entries() if not entry.future.done()), default=math.inf)
         if first < math.inf:
             self._watch_until(first)
 
@@ -158,7 +160,10 @@ class _Coalescer:
         connection.send([request.command()], batch.patience.left, done)
 
     def _insist(self, batch: _Batch) -> None:
-        """The slow path: connect, load the script, resend under the same number, or fail."""
+        """The slow path: connect, load the script, resend under the same number, or fail. Not for a batch that nobody waits for."""
+        if all(entry.future.done() for entry in batch.entries):
+            self._start()
+            return
 
         async def deliver() -> None:
             try:
@@ -179,6 +184,14 @@ class _Coalescer:
             if not entry.future.done():
                 entry.future.set_result(entry.job.job_id if ids is None else ids[index])
         self._start()
+
+    async def finish(self) -> None:
+        """Wait until every call has its answer, and leave nothing under way."""
+        while calls := [entry.future for entry in self._entries() if not entry.future.done()]:
+            await asyncio.wait(calls)
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
 
 class LoopClient:
@@ -208,7 +221,9 @@ class LoopClient:
         return answer(reply)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, once the submits under way have ended; other calls are cut off."""
+        for coalescer in self._coalescers.values():
+            await coalescer.finish()
         for closer in self.closers:
             await closer()
         for lane in (self.lane, self.bulk):

@@ -64,15 +64,18 @@ class Patience:
         """Seconds to wait before try number `tries`."""
         return max(0.0, min(backoff(tries), self.deadline - time.monotonic()))
 
+    @property
+    def state(self) -> str:
+        """What a call given up has left: a sentence."""
+        if self.sent:
+            return "It may have taken effect: no reply came."
+        return "Nothing was done." if isinstance(self.reason, Passing) else "Nothing was sent."
+
     def given_up(self, address: Address) -> BrokerUnavailable:
         """The error for a call whose budget is used up."""
-        if self.sent:
-            state = "It may have taken effect: no reply came."
-        else:
-            state = "Nothing was done." if isinstance(self.reason, Passing) else "Nothing was sent."
         reason = str(self.reason) or ("no reply" if self.sent else "no connection")
         return BrokerUnavailable(
-            f"{self.what}: the server at {address} did not answer within {self.budget:g} s ({reason}). {state} "
+            f"{self.what}: the server at {address} did not answer within {self.budget:g} s ({reason}). {self.state} "
             "Check that the server runs and that REDIS_URL names it; call_timeout sets how long a call tries."
         )
 
@@ -127,6 +130,7 @@ class Lane:
         self.address, self.boot = address, new_boot()
         self._name = name
         self._connection: Connection | None = None
+        self._closed = False
         self._opening = asyncio.Lock()
         self._known: set[QueueKeys | None] = {None}
         self._submits: dict[QueueKeys, _Series] = {}
@@ -141,9 +145,12 @@ class Lane:
         """Open the connection if need be, and get to know the queue: note its name on the server, check its layout."""
         async with asyncio.timeout(seconds):
             async with self._opening:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await open_checked(self.address, self._name, seconds, spins=True)
                 connection = self._connection
+                if connection is None or connection.closed:
+                    connection = await open_checked(self.address, self._name, seconds, spins=True)
+                    self._connection = connection
+            if self._closed:
+                connection.close()
             if keys is not None and keys not in self._known:
                 *_, layout = await run(connection, first_use(keys), seconds)
                 if check_layout(keys, answer(layout)):
@@ -172,6 +179,8 @@ class Lane:
                     return replies
             except (ConnectionLost, BrokerUnavailable, TimeoutError) as error:
                 reason = error
+            if self._closed:
+                raise BrokerUnavailable(f"{patience.what}: the app was closed meanwhile. {patience.state}") from reason
             patience.reason = reason
             if patience.over:
                 raise patience.given_up(self.address) from reason
@@ -197,6 +206,7 @@ class Lane:
         return answer(reply)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close the connection; the lane opens a new one when it is used again."""
+        """Close for good: calls under way end with BrokerUnavailable, and nothing is opened any more."""
+        self._closed = True
         if self._connection is not None:
             self._connection.close()
