@@ -52,7 +52,8 @@ async def test_closing_one_loop_does_not_take_the_server_from_another(project: P
     app = Bananas(embedded=True)
     await app.submit("task", 1)
     pid = server_pid(project)
-    mine = app.client.here().lane
+    mine = app.client.here().lane.ready(None)
+    assert mine is not None
 
     async def elsewhere() -> None:
         await app.submit("task", 2)

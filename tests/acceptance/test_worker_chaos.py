@@ -14,6 +14,7 @@ from tests.acceptance.conftest import Site
 from tests.support import eventually, kill
 from tests.workers import Ledger
 
+from bananas import Job
 from bananas.server import PrivateServer, find_server_binary
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.workers import WorkerProcess
-
-    from bananas import Job
 
 JOBS = 2_000
 
@@ -84,8 +83,7 @@ class Killer:
     ("slots", "most_kills"), [(10, 8), pytest.param(10, 10_000, marks=pytest.mark.slow), pytest.param(5, 10_000, marks=pytest.mark.slow)]
 )
 async def test_no_job_is_lost_while_a_worker_is_killed_every_300_ms(site: Site, slots: int, most_kills: int) -> None:
-    killer = Killer(site, slots, most_kills)
-    jobs = await site.submit_many(JOBS, "five_ms")
+    killer, jobs = Killer(site, slots, most_kills), list[Job[None]]()
     next_s = time.monotonic() + 0.3
 
     async def ended() -> bool:
@@ -95,10 +93,11 @@ async def test_no_job_is_lost_while_a_worker_is_killed_every_300_ms(site: Site, 
             killer.strike()
         return await site.idle()
 
-    await eventually(ended, "the end of all jobs", 150)
-    assert killer.kills >= 3
+    while killer.kills < 3:  # a fast machine is through with the first ones before that
+        jobs += await site.submit_many(JOBS, "five_ms")
+        await eventually(ended, "the end of all jobs", 150)
     await assert_all_ran(site, jobs, 10)
-    print(f"{killer.kills} kills, {site.ledger.judge(job.id for job in jobs).runs - JOBS} runs more than jobs")  # noqa: T201
+    print(f"{killer.kills} kills, {site.ledger.judge(job.id for job in jobs).runs - len(jobs)} runs more than jobs")  # noqa: T201
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
