@@ -12,12 +12,12 @@ from bananas.config import Settings, load_settings, seconds
 from bananas.errors import ConfigError, describe
 from bananas.handle import Job
 from bananas.keys import parse_public_id, task_tag
-from bananas.middleware import Chain, Hook, Hooks
+from bananas.middleware import Chain, Hooks
 from bananas.producer import Producer
 from bananas.queue import Queue
 from bananas.result import Waiter, wanted
 from bananas.schedule import Missed, Schedule, parse
-from bananas.task import AsyncTask, Call, SubmitOptions, SyncTask, Task, TaskOptions, read_options
+from bananas.task import AsyncTask, Call, SubmitOptions, SyncTask, Task, TaskOptions, hooks_of, read_options, required_parameters
 
 if TYPE_CHECKING:
     from bananas.embedded import EmbeddedServer
@@ -149,8 +149,7 @@ class Bananas:
         return self._hook(hook, "on_dead")
 
     def _hook(self, hook: F, kind: str) -> F:
-        one: tuple[Hook, ...] = (hook,)
-        self.registry.hooks += Hooks(**{kind: one})
+        self.registry.hooks += Hooks(**{kind: hooks_of(hook, kind)})
         return hook
 
     def include(self, *modules: str) -> None:
@@ -205,6 +204,9 @@ class Bananas:
             ResultTimeout: `timeout` seconds passed before all had ended; what was yielded is complete.
         """
         given = list(jobs)
+        for job in given:
+            if not isinstance(job, Job):
+                raise ConfigError(f"as_completed takes jobs, as submit and app.job(id) give them, not {describe(job)}; nothing was asked")
         ended = [job for job in given if job.has_ended]
         waiting: dict[str, list[Job[R]]] = {}
         for job in given:
@@ -265,6 +267,8 @@ class TaskDecorator:
     def __call__(self, handler: Callable[..., Any]) -> Any:
         import inspect
 
+        if not callable(handler):
+            raise ConfigError(f"@app.task({describe(handler)}): it decorates a function; give a name as @app.task(name=...)")
         kind: type[Task[Any, Any]] = AsyncTask if inspect.iscoroutinefunction(handler) else SyncTask
         task = kind(self._app.producer, handler, self._options)
         registered = self._app.registry.tasks.setdefault(task.name, task)
@@ -291,6 +295,8 @@ class CronDecorator:
     @overload
     def __call__(self, handler: Callable[[], R]) -> "SyncTask[[], R]": ...
     def __call__(self, handler: Callable[..., Any]) -> Any:
+        if callable(handler) and (needed := required_parameters(handler)):
+            raise ConfigError(f"@app.cron: {describe(handler)} needs {', '.join(needed)}, which a schedule cannot give: default values can")
         task: Task[Any, Any] = self._decorator(handler)
         self._app.registry.crons[task.name] = CronEntry(task.name, task, self._schedule, self._unique)
         return task

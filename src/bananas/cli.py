@@ -225,9 +225,7 @@ def _run_worker(target: str, modules: tuple[str, ...], burst: bool, settings: di
     from bananas.worker.supervisor import WorkerSpec, run
 
     settings = _server_named(settings)
-    checked = load_settings(settings)  # what is wrong in them is told before a process is started
-    if burst and checked.worker_mode == "scheduler-only":
-        raise ConfigError("--burst ends when no job is ready or running, and a scheduler-only worker runs none: leave out one of the two")
+    load_settings(settings)  # what is wrong in them is told before a process is started
     sys.exit(run(WorkerSpec(target=target, modules=modules, settings=settings, burst=burst)))
 
 

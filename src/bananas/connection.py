@@ -6,21 +6,18 @@ connection, since what was sent may still take effect: whoever resends must be i
 
 SPINNING. To sleep and be woken on another core can cost 50 us and more where an answer takes 30 (docs/design/006-latency.md). So a client
 looks for its answer for SPIN_S before it sleeps, giving way to whoever wants the core, as long as its last answer came within that time.
-Workers do not: they have jobs to run, and a turn of many jobs takes longer.
+Workers do not: they have jobs to run.
 
 DESIGN. Two classes with one meaning: `Connection` for an event loop (asyncio.BufferedProtocol), `SyncConnection` for a thread (a blocking
 socket). hiredis packs and parses; redis-py costs 95 to 125 us for an awaited command where this costs 35 to 45, and 110 ms and 20 MB to
-import. Source of the figures: docs/design/001-connection.md. Rejected: RESP3 (nothing here needs it), automatic retries (they hide a batch
-of unknown fate), pools inside (a lane owns its connection).
+import (docs/design/001-connection.md). Rejected: RESP3, automatic retries (they hide a batch of unknown fate), pools inside.
 """
 
 import asyncio
-import math
 import os
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import deque
@@ -30,7 +27,7 @@ from typing import Any, cast
 import hiredis
 
 from bananas.address import Address, Command
-from bananas.errors import AuthenticationFailed, BrokerUnavailable
+from bananas.errors import AuthenticationFailed, BananasError, BrokerUnavailable, ServerUnsuitable
 
 Reply = Any
 ReplyError = hiredis.ReplyError
@@ -60,10 +57,18 @@ def _check_handshake(address: Address, replies: Sequence[Reply]) -> None:
             raise BrokerUnavailable(f"{address} is not ready: {text}. Nothing was sent.")
 
 
+def _unreachable(address: Address, error: Exception) -> BananasError:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ServerUnsuitable(
+            f"the certificate of {address} is not trusted ({reason}). Nothing was sent. ssl_ca_certs in the URL names a file."
+        )
+    return BrokerUnavailable(f"no Redis or Valkey server answers at {address}: {reason}")
+
+
 def _left(deadline: float) -> float:
     """Seconds until a deadline (monotonic). Raises TimeoutError when it has passed."""
-    left = deadline - time.monotonic()
-    if left <= 0:
+    if (left := deadline - time.monotonic()) <= 0:
         raise TimeoutError("no answer in time")
     return left
 
@@ -121,15 +126,13 @@ class Connection(asyncio.BufferedProtocol):
                 else:
                     context = address.tls_context()
                     _, self = await loop.create_connection(lambda: cls(on_message, spins=spins), address.host, address.port, ssl=context)
-                replies = await self.execute(address.handshake(name), timeout)
-            _check_handshake(address, replies)
+                _check_handshake(address, await self.execute(address.handshake(name), timeout))
         except BaseException as error:
             if self is not None:
                 self.close()
             if not isinstance(error, (OSError, ConnectionLost)):  # a TimeoutError is an OSError
                 raise
-            reason = str(error) or type(error).__name__
-            raise BrokerUnavailable(f"no Redis or Valkey server answers at {address}: {reason}") from error
+            raise _unreachable(address, error) from error
         return self
 
     @property
@@ -253,25 +256,21 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class SyncConnection:
-    """A connection that belongs to one thread at a time."""
+    """A connection that belongs to one thread at a time. Its socket blocks, but no call on it does: TLS apart, poll waits."""
 
     def __init__(self, address: Address, name: str = "bananas", timeout: float = 5.0) -> None:
         """Connect and log in. Raises as `Connection.open`."""
         self._reader = hiredis.Reader(notEnoughData=SyncConnection)
-        self._buffer, self._peeked = bytearray(_SYNC_BUFFER_BYTES), bytearray(1)
-        self._quick = False
+        self._buffer = bytearray(_SYNC_BUFFER_BYTES)
+        self._quick, self._spin_until = False, 0.0
         self._socket: socket.socket | None = None
-        self._patience = 0.0
         deadline = time.monotonic() + timeout
         try:
             self._socket = self._connect(address, timeout)
-            replies = self.execute(address.handshake(name), _left(deadline))
+            _check_handshake(address, self.execute(address.handshake(name), _left(deadline)))
         except (OSError, ConnectionLost) as error:
             self.close()
-            reason = str(error) or type(error).__name__
-            raise BrokerUnavailable(f"no Redis or Valkey server answers at {address}: {reason}") from error
-        try:
-            _check_handshake(address, replies)
+            raise _unreachable(address, error) from error
         except Exception:
             self.close()
             raise
@@ -286,10 +285,13 @@ class SyncConnection:
             if address.path:
                 sock.settimeout(timeout)
                 sock.connect(address.path)
-                return sock
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             context = address.tls_context()
-            return sock if context is None else context.wrap_socket(sock, server_hostname=address.host)
+            if context is not None:
+                return context.wrap_socket(sock, server_hostname=address.host)
+            sock.settimeout(None)
+            return sock
         except BaseException:
             sock.close()
             raise
@@ -305,11 +307,9 @@ class SyncConnection:
             raise ConnectionLost("the connection is closed")
         deadline = time.monotonic() + timeout
         try:
-            self._wait_at_most(timeout)
             began = time.monotonic()
             self._send(_pack(commands[0]) if len(commands) == 1 else b"".join([_pack(command) for command in commands]), deadline)
-            if self._quick:
-                self._spin(began + SPIN_S)
+            self._spin_until = began + SPIN_S if self._quick else 0.0
             replies = [self.read(deadline) for _ in commands]
             self._quick = time.monotonic() < began + SPIN_S
             return replies
@@ -322,18 +322,19 @@ class SyncConnection:
     def _send(self, data: bytes | memoryview, deadline: float) -> None:
         """Write everything. Not by the kernel's SO_SNDTIMEO: on a unix socket it bounds each 32 KB alone."""
         assert self._socket is not None
-        flags = 0 if isinstance(self._socket, ssl.SSLSocket) else socket.MSG_DONTWAIT
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.settimeout(_left(deadline))
+            self._socket.sendall(data)
+            return
         while True:
             try:
-                sent = self._socket.send(data, flags)
+                sent = self._socket.send(data, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
-            room = select.poll()
-            room.register(self._socket, select.POLLOUT)
-            room.poll(1000 * _left(deadline))
+            self._wait_for(select.POLLOUT, deadline)
 
     def read(self, deadline: float) -> Reply:
         """The next reply or message.
@@ -345,11 +346,10 @@ class SyncConnection:
         while (reply := self._reader.gets()) is SyncConnection:
             if self._socket is None:
                 raise ConnectionLost("the connection is closed")
-            self._wait_at_most(_left(deadline))
             try:
-                count = self._socket.recv_into(self._buffer)
-            except (BlockingIOError, TimeoutError):
-                continue
+                count = self._receive(deadline)
+            except TimeoutError:
+                raise
             except OSError as error:
                 raise ConnectionLost(str(error)) from error
             if not count:
@@ -357,41 +357,41 @@ class SyncConnection:
             self._reader.feed(self._buffer, 0, count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # any buffer works
         return reply
 
-    def _spin(self, until: float) -> None:
-        """Look for the answer without sleeping; one thread of a process at a time."""
-        if isinstance(self._socket, ssl.SSLSocket) or not spinning.acquire(blocking=False):
-            return
+    def _receive(self, deadline: float) -> int:
+        """Read what is there, or the first that comes: how many bytes, 0 at the end. Raises TimeoutError."""
+        assert self._socket is not None
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.settimeout(_left(deadline))
+            return self._socket.recv_into(self._buffer)
+        count = self._spin() if self._spin_until else self._take()
+        while count is None:
+            self._wait_for(select.POLLIN, deadline)
+            count = self._take()
+        return count
+
+    def _take(self) -> int | None:
+        assert self._socket is not None
         try:
-            while time.monotonic() < until and not self._has_answer():
+            return self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def _spin(self) -> int | None:
+        """Look for the answer without sleeping; one thread of a process at a time."""
+        if not spinning.acquire(blocking=False):
+            return self._take()
+        try:
+            while (count := self._take()) is None and time.monotonic() < self._spin_until:
                 os.sched_yield()
+            return count
         finally:
             spinning.release()
 
-    def _has_answer(self) -> bool:
-        """Whether there is anything to read, or an error to meet."""
+    def _wait_for(self, event: int, deadline: float) -> None:
+        """Sleep until the socket is ready, to the millisecond, however many signals come meanwhile. Raises TimeoutError."""
         assert self._socket is not None
-        try:
-            self._socket.recv_into(self._peeked, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _wait_at_most(self, seconds: float) -> None:
-        """Let the kernel bound how long a read blocks, to the next tenth of a second; anew after each signal that comes meanwhile.
-
-        Python's own timeouts cost four more system calls per round trip (two ioctl, two poll); TLS needs them.
-        """
-        assert self._socket is not None
-        if isinstance(self._socket, ssl.SSLSocket):
-            self._socket.settimeout(seconds)
-            return
-        patience = max(1, math.ceil(seconds * 10)) / 10  # 0 would be no bound
-        if patience != self._patience:
-            if not self._patience:
-                self._socket.settimeout(None)
-            self._patience = patience
-            bound = struct.pack("@ll", int(patience), round(patience % 1 * 1_000_000))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bound)
+        (poller := select.poll()).register(self._socket, event)
+        poller.poll(1000 * _left(deadline))
 
     def close(self) -> None:
         """Close now."""

@@ -251,8 +251,7 @@ async def _drive(batch: Batch, progress: "Progress") -> Record:
         except TaskError as error:
             failed[path] = error
         progress.one_done(batch.files.get(path, "normal"))
-    for outcomes in (reports, failed):
-        outcomes.pop(FATAL, None)
+    failed.pop(FATAL, None)
     dead = await app.queue("demo").dead.list()
     return Record(batch=batch, submitted=submitted, reports=reports, failed=failed, dead=dead, fatal_id=jobs[0].id)
 
@@ -328,8 +327,9 @@ def _show(console: "Console", record: Record) -> None:
             column.justify = "right"
         console.print(table)
     packed, whole = (sum(getattr(report, size) for report in reports) for size in ("packed_bytes", "size_bytes"))
-    took_s = max((report.started + report.run_s for report in plain.values()), default=math.inf) - record.submitted
-    console.print(f"{len(plain) / took_s:,.0f} jobs/s. Compressed to {packed / max(whole, 1):.0%} of {whole / 1e6:,.1f} MB.")
+    took_s = max((report.started + report.run_s for report in plain.values()), default=0.0) - record.submitted
+    speed = f"{len(plain) / took_s:,.0f} jobs/s. " if plain else ""
+    console.print(f"{speed}Compressed to {packed / max(whole, 1):.0%} of {whole / 1e6:,.1f} MB.")
     if record.batch.delayed in record.reports:
         console.print(f"The job delayed by {DELAY_S:g} s started {record.lateness_s * 1000:+,.1f} ms from its time.")
 

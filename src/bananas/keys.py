@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from uuid_utils import uuid7
 
-from bananas.errors import InvalidName
+from bananas.errors import InvalidName, describe
 
 ID_LENGTH = 43
 LAYOUT = 1
@@ -134,9 +134,9 @@ def parse_public_id(text: str) -> PublicId:
     Raises:
         InvalidName: the text is no public id.
     """
-    match = _PUBLIC_ID.fullmatch(text)
+    match = _PUBLIC_ID.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise InvalidName(f"{text[:100]!r} is not a job id: it reads queue.id or queue.shard.id, as job.id and the logs show it")
+        raise InvalidName(f"{describe(text, 100)} is not a job id: it reads queue.id or queue.shard.id, as job.id and the logs show it")
     queue, shard, job_id = match.groups()
     return PublicId(queue, None if shard is None else int(shard), job_id)
 

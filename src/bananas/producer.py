@@ -264,6 +264,8 @@ class _Many(Generic[R]):
     """The items of a submit_many and what each came to: a bad one fails alone."""
 
     def __init__(self, producer: Producer, calls: Iterable[Call[R]]) -> None:
+        if not isinstance(calls, Iterable):
+            raise ConfigError(f"submit_many takes calls, e.g. [task.bind(1), task.bind(2)], not {describe(calls)}; nothing was sent")
         self._producer, self._calls = producer, calls
         self._outcomes: list[Job[R] | BananasError | _Plan] = []
         self._middleware = ExitStack()

@@ -10,7 +10,7 @@ from bananas.broker import KeptResult
 from bananas.client import Client
 from bananas.codec import pack_result
 from bananas.config import PRIORITIES, check_queue_name
-from bananas.errors import BananasError, JobConflict, JobNotFound
+from bananas.errors import BananasError, ConfigError, JobConflict, JobNotFound, describe
 from bananas.handle import CANCEL_RESULT_TTL_MS
 from bananas.info import job_info
 from bananas.job import JobInfo, Result
@@ -99,8 +99,10 @@ class DeadLetters:
         self._what = f"the dead letters of queue {keys.name!r}"
 
     async def list(self, limit: int = 50, offset: int = 0) -> list[JobInfo]:
-        """The newest dead jobs with their errors, at most 1,000 at a time."""
-        limit = max(1, min(limit, _BATCH))
+        """The newest dead jobs with their errors, at most 1,000 at a time. Raises ConfigError where `limit` or `offset` is none."""
+        if not (isinstance(limit, int) and isinstance(offset, int) and limit >= 1 and offset >= 0):
+            raise ConfigError(f"limit={describe(limit)}, offset={describe(offset)}: give whole numbers, from 1 and from 0")
+        limit = min(limit, _BATCH)
         ids = await self._client.ask(
             self._keys, broker.plain(_ids, "ZREVRANGE", self._keys.dead, offset, offset + limit - 1), f"listing {self._what}"
         )

@@ -30,6 +30,8 @@ def named(request: Request[Any], reply: Exception) -> BrokerError:
     word = text.split(" ", 1)[0].removeprefix("-")
     if word in _PASSING:
         return Passing(f"the server refuses for now: {text}. Nothing was done.")
+    if word == "MISCONF":
+        return Passing(f"the server takes no writes, since it cannot save to its disk: {text}. Nothing was done. Mend its disk.")
     if word == "OOM":
         return QueueFull(
             "the server is full (maxmemory reached): nothing of this batch was stored; jobs that are queued go on running and free memory. "

@@ -110,8 +110,24 @@ def _retry(policy: Retry) -> Retry:
     return policy
 
 
-def _hook(given: Any) -> tuple[Callable[..., Any], ...]:
+def hooks_of(given: Any, kind: str) -> tuple[Callable[..., Any], ...]:
+    """The hooks that one option stands for: none or one. Raises ConfigError where it cannot be called."""
+    if given is not None and not callable(given):
+        raise ConfigError(f"{kind}={describe(given)}: must be a function that a worker calls")
     return () if given is None else (given,)
+
+
+def required_parameters(handler: Callable[..., Any]) -> list[str]:
+    """The names of what a call must give."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(handler).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in variadic]
+
+
+def _call_timeout(given: Any) -> float:
+    if not (budget := seconds(given, "call_timeout")):
+        raise ConfigError("call_timeout=0: a call needs time to be answered; give seconds, e.g. 5, or leave it out for the app's")
+    return budget
 
 
 _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -126,7 +142,7 @@ _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "expires_in": ("expires_ms", lambda value: max(1, milliseconds(value, "expires_in"))),
     "unique": ("unique", _unique),
     "headers": ("headers", _headers),
-    "call_timeout": ("call_timeout", lambda value: seconds(value, "call_timeout")),
+    "call_timeout": ("call_timeout", _call_timeout),
 }
 
 
@@ -136,6 +152,8 @@ def read_options(given: Mapping[str, Any]) -> Options:
     Raises:
         ConfigError: an unknown name (with the nearest one), or a value out of its range; nothing was sent.
     """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"options={describe(given)}: give a dict, e.g. {{'delay': 60}}; the names are those of task.options(...)")
     if "delay" in given and "at" in given:
         raise ConfigError("delay and at both say when the job becomes ready: give one of the two")
     fields: dict[str, Any] = {}
@@ -169,7 +187,7 @@ class Task(Generic[P, R]):
         extra: dict[str, Any] = dict(given)
         self.name = check_task_name(extra.pop("name", None) or getattr(handler, "__name__", ""))
         self.isolation = self._isolation(extra.pop("isolation", "none"))
-        self.hooks = Hooks(*(_hook(extra.pop(hook, None)) for hook in ("on_success", "on_retry", "on_dead")))
+        self.hooks = Hooks(*(hooks_of(extra.pop(hook, None), hook) for hook in ("on_success", "on_retry", "on_dead")))
         for option in ("delay", "at", "unique", "headers", "call_timeout"):
             if option in extra:
                 raise ConfigError(f"{option!r} belongs to a submit, not to a task: {self.name}.options({option}=...).submit(...)")

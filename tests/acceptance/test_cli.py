@@ -233,10 +233,17 @@ def test_a_misspelt_setting_in_the_environment_is_refused_with_the_nearest(folde
     assert_refused(run, 2, "BANANAS_WORKER_CONCURENCY", "BANANAS_WORKER_CONCURRENCY")
 
 
-def test_a_burst_of_a_worker_that_runs_no_jobs_is_refused(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_refused(here("worker", "shop:app", "--burst", "--mode", "scheduler-only"), 2, "--burst", "scheduler-only")
-    monkeypatch.setenv("WORKER_MODE", "scheduler-only")
-    assert_refused(here("worker", "shop:app", "--burst"), 2, "--burst", "scheduler-only")
+def test_a_burst_of_a_worker_that_runs_no_jobs_is_refused(folder: Folder) -> None:
+    assert_refused(folder.run("worker", "shop:app", "--burst", "--mode", "scheduler-only"), 2, "--burst", "scheduler-only")
+    assert_refused(folder.run("worker", "shop:app", "--burst", WORKER_MODE="scheduler-only"), 2, "--burst", "scheduler-only")
+    (folder.path / "upkeep.py").write_text('from bananas import Bananas\n\napp = Bananas(worker_mode="scheduler-only")\n')
+    assert_refused(folder.run("worker", "upkeep:app", "--burst"), 2, "--burst", "scheduler-only")
+
+
+def test_an_app_without_tasks_is_warned_of(folder: Folder) -> None:
+    (folder.path / "empty.py").write_text("from bananas import Bananas\n\napp = Bananas()\n")
+    run = folder.run("worker", "empty:app", "--burst")
+    assert (run.returncode, "declares no task" in run.stderr) == (0, True)
 
 
 def test_a_task_that_no_module_declares_is_refused(folder: Folder) -> None:

@@ -132,6 +132,23 @@ async def test_the_process_ends_with_its_worker(site: Site) -> None:
     wait_until(lambda: is_gone(start.pid), "the end of the isolated process", 5)
 
 
+async def test_the_process_closes_its_resources_when_its_worker_stops(site: Site) -> None:
+    worker = site.worker(TARGET)
+    (pid, _, _) = await run(site, "who")
+    assert worker.stop() == 0
+    assert (site.folder / f"closed-{pid}").exists()
+    assert is_gone(pid)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_handler_that_cancels_itself_fails_and_its_process_goes_on(here: Site, waits: bool) -> None:
+    before, _, _ = await run(here, "who")
+    with pytest.raises(TaskError, match="CancelledError"):
+        await run(here, "cancels_itself", waits)
+    after, _, _ = await run(here, "who")
+    assert before == after
+
+
 async def test_a_process_that_died_idle_costs_no_job_an_attempt(site: Site) -> None:
     site.worker(TARGET)
     (pid, _, _) = await run(site, "who")

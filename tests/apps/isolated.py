@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.apps.basic import is_open
@@ -33,6 +35,7 @@ class Refused(Exception):
 @app.lifespan
 async def resources() -> AsyncIterator[dict[str, str]]:
     yield {"db": "open"}
+    Path(os.environ["LEDGER"]).with_name(f"closed-{os.getpid()}").touch()
 
 
 @app.middleware
@@ -76,6 +79,15 @@ def who() -> list[Any]:
 @app.task(isolation="process")
 async def who_async() -> list[Any]:
     return [os.getpid(), tenant.get(), current_job().state["db"]]
+
+
+@app.task(isolation="process", max_retries=0)
+async def cancels_itself(waits: bool) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    if waits:
+        await asyncio.sleep(0)
 
 
 @app.task(isolation="process")

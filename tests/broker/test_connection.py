@@ -1,9 +1,13 @@
 """The connection against a real server and against one that never answers: batches, deadlines, the login, what is closed when."""
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +20,7 @@ from tests.support import eventually
 
 from bananas.address import Address, parse_url
 from bananas.connection import Connection, ConnectionLost, ReplyError, SyncConnection
-from bananas.errors import AuthenticationFailed, BrokerUnavailable, ConfigError
+from bananas.errors import AuthenticationFailed, BrokerUnavailable, ConfigError, ServerUnsuitable
 from bananas.server import PrivateServer
 from bananas.session import open_checked_sync
 
@@ -190,6 +194,50 @@ def test_an_exception_of_a_signal_handler_leaves_no_reply_for_the_next_call(serv
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert connection.closed, "its next caller would take the answer to BLPOP for its own"
+
+
+def test_signals_that_come_all_the_time_do_not_prolong_a_call(server: PrivateServer) -> None:
+    connection = SyncConnection(parse_url(server.url))
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        began = time.monotonic()
+        with pytest.raises(ConnectionLost):
+            connection.execute([("BLPOP", "nothing", 5)], 0.3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 3
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[Address]:
+    """Where somebody listens with TLS whose certificate nobody knows."""
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-subj", "/CN=stranger"]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            for _ in range(2):
+                taken, _ = listening.accept()
+                with taken, contextlib.suppress(OSError):
+                    context.wrap_socket(taken, server_side=True)
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        yield Address(port=listening.getsockname()[1], tls=True)
+        greeting.join()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+async def test_a_certificate_that_nobody_knows_is_not_tried_again(stranger: Address) -> None:
+    with pytest.raises(ServerUnsuitable, match=r"certificate.*ssl_ca_certs"):
+        await Connection.open(stranger)
+    with pytest.raises(ServerUnsuitable, match=r"certificate.*ssl_ca_certs"):
+        await asyncio.to_thread(SyncConnection, stranger)
 
 
 def test_a_batch_that_is_read_slowly_ends_with_its_deadline(silent: Address, listener: socket.socket) -> None:

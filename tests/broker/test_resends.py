@@ -206,3 +206,12 @@ async def test_a_lease_of_a_job_that_is_gone_is_dropped_when_its_claim_is_undone
     await connection.execute([("HDEL", keys.jobs, subject.job_id)], 5)
     assert await ask(broker.recover(keys, "aa", 1, 0)) == 1
     assert await connection.execute([("ZCARD", keys.ready), ("ZCARD", keys.leases)], 5) == [0, 0]
+
+
+async def test_a_claim_of_a_broken_job_is_undone_too(keys: QueueKeys, connection: Connection, ask: Any) -> None:
+    broken, sound = job(), job()
+    await ask(broker.enqueue(keys, "client", 1, [broken, sound]))
+    await ask(broker.claim(keys, "aa", 1, 10, LEASE))
+    await connection.execute([("HSET", keys.jobs, broken.job_id, "short")], 5)
+    assert await ask(broker.recover(keys, "aa", 1, 0)) == 2
+    assert await connection.execute([("ZCARD", keys.ready), ("ZCARD", keys.leases)], 5) == [2, 0]

@@ -98,6 +98,25 @@ async def test_a_handler_that_cancels_itself_anywhere_in_a_row_stops_nobody(app:
     assert [await job.result(5) for job in jobs] == list(range(100))
 
 
+async def test_a_hook_that_exits_ends_nothing(app: Bananas) -> None:
+    called: list[int] = []
+
+    @app.on_success
+    def leave(_job: CurrentJob, value: int) -> None:
+        called.append(value)
+        raise SystemExit(3)
+
+    @app.task
+    async def echo(number: int) -> int:
+        return number
+
+    async with worker_for(app) as worker:
+        jobs = await app.submit_many(echo.bind(number) for number in range(3))
+        await worker.run_until_idle(10)
+        assert [await job.result(5) for job in jobs] == [0, 1, 2]
+    assert sorted(called) == [0, 1, 2]
+
+
 async def test_a_suspect_whose_arguments_fit_no_more_is_dead_and_the_worker_goes_on(app: Bananas) -> None:
     @app.task(max_retries=0)
     async def changed(text: str) -> str:

@@ -195,7 +195,7 @@ def _number(low: float, high: float, example: str) -> Kind[float]:
             raise ValueError
         return number
 
-    return Kind(f"a number from {low:g} to {high:g}", example, parse)
+    return Kind(f"a number from {low:,.15g} to {high:,.15g}", example, parse)
 
 
 def _whole(value: str, what: str, low: int = 1) -> int:

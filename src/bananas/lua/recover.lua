@@ -12,7 +12,8 @@ for _, member in ipairs(call('ZREVRANGE', LEASES, 0, 9999)) do
   if boot == ARGV[2] and tonumber(fence) > tonumber(ARGV[4]) and #members < 1000 then
     local id = string.sub(member, 1, 43)
     local body = call('HGET', JOBS, id)
-    if body then scored[#scored + 1], scored[#scored + 2] = score_at(id, struct.unpack('>I8', body)), id end
+    local birth = body and (#body < 8 and NOW or struct.unpack('>I8', body)) -- a broken one is for a worker to bury
+    if body then scored[#scored + 1], scored[#scored + 2] = score_at(id, birth), id end
     members[#members + 1] = member
   end
 end

@@ -54,6 +54,10 @@ class Child:
     async def run(self) -> int:
         """Work until told to stop. Returns the exit code."""
         async with AsyncExitStack() as stack:
+            if self._spec.burst and self.settings.worker_mode == "scheduler-only":
+                raise ConfigError(
+                    "--burst ends when no job is ready or running, and a scheduler-only worker runs none: leave out one of the two"
+                )
             queues = await open_queues(self.app, self.boot)
             self._build(queues)
             resources = self.app.registry.lifespan
@@ -110,7 +114,10 @@ class Child:
         )
         send_hello(self._channel, hello, self._table_fd)
         os.close(self._table_fd)
-        log.info("worker process started", queues=hello.queues, slots=hello.slots, mode=settings.worker_mode, server=str(hello.address))
+        slots = 0 if settings.worker_mode == "scheduler-only" else hello.slots
+        log.info("worker process started", queues=hello.queues, slots=slots, mode=settings.worker_mode, server=str(hello.address))
+        if slots and not hello.tasks:
+            log.warning("the app declares no task: every job will be handed back; name its modules with app.include or after MODULE:APP")
 
     def _start_loops(self) -> list["asyncio.Task[Any]"]:
         settings, here = self.settings, self.app.client.here()

@@ -84,7 +84,7 @@ class Engine:
         if settings.worker_mode == "job-specialized":
             for name in settings.worker_job_types:
                 if name not in tasks:
-                    raise ConfigError(f"WORKER_JOB_TYPES names {name!r}, which no module declares; tasks: {', '.join(tasks)}")
+                    raise ConfigError(f"--tasks (WORKER_JOB_TYPES) names {name!r}, which no module declares; tasks: {', '.join(tasks)}")
             self.runner.only = frozenset(settings.worker_job_types)
             return Filter((), tuple(task_tag(name) for name in settings.worker_job_types))
         return Filter()

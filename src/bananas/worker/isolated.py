@@ -3,7 +3,7 @@
 The pool starts a process when a job needs one and none is idle, and keeps it for the next job. Parent and process speak over a socket pair:
 four bytes of length, then msgpack. The process loads the app and opens its resources once, and runs the app's middleware around the
 handler; it decides by the task's own policy what becomes of a failure, since exceptions do not travel. A process that dies with its job is
-a failed attempt, not a crash of the worker.
+a failed attempt, not a crash of the worker. At the end an empty frame asks each to close its resources.
 
 It trusts its lease by the same rule as the worker does (`Runner.trusted`) and without asking it: it maps the head of the worker's lease
 table, where the supervisor notes its beats, and reads the monotonic clock, which processes of a machine share. So `lease_valid` is right
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +35,9 @@ from bananas.worker.table import TableView
 
 if TYPE_CHECKING:
     from bananas.app import Bananas
+
+
+CLOSE_S = 5.0
 
 
 class Order(Struct, array_like=True):
@@ -123,6 +126,13 @@ class _Process:
             code = await self.end()
             raise IsolatedProcessDied(f"the process that ran the job died with exit code {code}; the job counts as failed", code) from error
 
+    async def leave(self) -> None:
+        """Let it close its resources and end; kill it where that takes longer than CLOSE_S."""
+        self.writer.write(_frame(b""))
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.get_running_loop().run_in_executor(None, self.process.wait, CLOSE_S)
+        await self.end()
+
     async def end(self) -> int:
         """Kill it and wait until it is gone."""
         self.writer.close()
@@ -166,9 +176,8 @@ class IsolatedPool:
         return answer
 
     async def close(self) -> None:
-        """Kill every process."""
-        for process in list(self._all):
-            await process.end()
+        """End every process: the idle ones may close their resources, one that still runs something is killed."""
+        await asyncio.gather(*[process.leave() if process in self._idle else process.end() for process in self._all])
         self._all.clear()
         self._idle.clear()
         os.close(self._recipe.table_fd)
@@ -234,7 +243,9 @@ async def _serve(fd: int, table_fd: int, target: str, modules: list[str]) -> Non
             order = _orders.decode(data)
             trust = _Trust(order, table, app.settings.lease)
             # a task of its own: what middleware and handler set in context variables ends with the job
-            answer = await asyncio.create_task(_answer(app, order, trust, state))
+            task = asyncio.create_task(_answer(app, order, trust, state))
+            await asyncio.wait([task])
+            answer = _failed(app, order, asyncio.CancelledError("the handler cancelled itself")) if task.cancelled() else task.result()
             writer.write(_frame(msgspec.msgpack.encode(answer)))
             await writer.drain()
 
@@ -266,11 +277,15 @@ async def _answer(app: "Bananas", order: Order, trust: _Trust, state: Any) -> An
 
         return Answer(_packed(await app.producer.chain.around_run(job, call)))
     except BaseException as error:
-        policy = task.defaults.retry or Retry()
-        if envelope.retry is not None:
-            policy = Retry.from_wire(envelope.retry, policy)
-        decision = decide(policy, order.max_retries, order.attempt, error, random.random())
-        return Answer(decision=decision, record=codec.error_record(error, 0, order.attempt, ""), steered=isinstance(error, Steer))
+        return _failed(app, order, error)
+
+
+def _failed(app: "Bananas", order: Order, error: BaseException) -> Answer:
+    policy = app.registry.tasks[order.envelope.task].defaults.retry or Retry()
+    if order.envelope.retry is not None:
+        policy = Retry.from_wire(order.envelope.retry, policy)
+    decision = decide(policy, order.max_retries, order.attempt, error, random.random())
+    return Answer(decision=decision, record=codec.error_record(error, 0, order.attempt, ""), steered=isinstance(error, Steer))
 
 
 def _packed(value: Any) -> Raw:

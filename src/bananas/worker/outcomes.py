@@ -229,7 +229,7 @@ class Outcomes:
                     outcome = hook(*args)
                     if hasattr(outcome, "__await__"):
                         await outcome
-                except Exception:
+                except (Exception, SystemExit):
                     log.exception("a hook failed", hook=getattr(hook, "__qualname__", repr(hook)))
 
         def start() -> None:
