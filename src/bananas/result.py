@@ -126,10 +126,12 @@ class Waiter:
         patience = budget if deadline is None else max(0.05, min(budget, deadline - loop.time()))
         try:
             connection = await self._subscribed(pending, patience)
-            return connection, await self._read(pending, patience)
-        except BrokerUnavailable as error:
+            async with asyncio.timeout_at(None if deadline is None else max(deadline, loop.time() + 0.05)):
+                return connection, await self._read(pending, budget)  # whose lane is not ours alone: a short timeout does not close it
+        except (BrokerUnavailable, TimeoutError) as error:
             if deadline is not None and loop.time() >= deadline:
-                raise ResultTimeout(f"the server was away until the timeout ({error}); the jobs may be waited for again") from error
+                why = str(error) or "no answer"
+                raise ResultTimeout(f"the server was away until the timeout ({why}); the jobs may be waited for again") from error
             raise
 
     async def _announced(

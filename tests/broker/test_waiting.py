@@ -285,3 +285,16 @@ async def test_a_full_server_does_not_turn_a_death_into_a_success(app: Bananas, 
     assert await finisher.ask(sent.request) == [True]
     with pytest.raises(TaskError, match="dead"):
         await job.result(timeout=5)
+
+
+async def test_a_short_timeout_does_not_close_the_connection_of_others(app: Bananas, connection: Connection) -> None:
+    job = await app.submit("task", 1)
+    patient = asyncio.ensure_future(job.result(timeout=10))
+    await waiting(connection, 1)
+    shared = app.client.here().lane.ready(None)
+    await connection.execute([("CLIENT", "PAUSE", 400, "ALL")], 5)
+    with pytest.raises(ResultTimeout):
+        await job.result(timeout=0.01)
+    assert (await app.submit("task", 2)).created
+    assert app.client.here().lane.ready(None) is shared is not None
+    patient.cancel()
