@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import signal
 import time
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support import eventually, is_gone, kill
 
-from bananas import TaskError
+from bananas import TaskError, broker
 from bananas.address import parse_url
 from bananas.connection import SyncConnection
 from bananas.inspector import workers
+from bananas.keys import workers_key
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Site
@@ -239,3 +241,21 @@ async def test_a_worker_that_is_idle_asks_on_until_the_server_is_full_no_more(si
     finally:
         connection.execute([("CONFIG", "SET", "maxmemory", 0)], 5)
         connection.close()
+
+
+async def test_an_idle_worker_beats_half_as_often_and_stays_in_the_registry(site: Site) -> None:
+    site.worker()
+    key, seen = workers_key(site.namespace), list[int]()
+
+    async def lived(count: int) -> bool:
+        records = await site.app.client.here().lane.ask(None, [broker.plain(list, "HVALS", key)], 5, "reading the registry")
+        (expiries,) = [[int.from_bytes(record[:8], "big") for record in found] for found in records]
+        assert len(expiries) == 1
+        if expiries[0] not in seen:
+            seen.append(expiries[0])
+        return len(seen) >= count
+
+    await eventually(lambda: lived(6), "five signs of life")
+    apart = [later - earlier for earlier, later in itertools.pairwise(seen[1:])]  # the first is that of its start
+    assert min(apart) >= 0.4 * site.lease * 1000
+    assert max(apart) < 1.5 * site.lease * 1000, "the entry would have expired meanwhile"

@@ -5,7 +5,8 @@ user code, so its beat does not depend on theirs. It renews what stands in the c
 stopped (state T) or gone.
 
     1. start the children; each greets with its queues and its lease table
-    2. every lease/4, one write: renew the leases, announce the workers, read (while jobs run, or it was) whether the server is full
+    2. every lease/4 (lease/2 while idle), one write: renew the leases, announce the workers, read (while jobs run, or it was) whether the
+       server is full
     3. tell a child which leases it lost and which jobs somebody wants stopped
     4. a child that died: take back its leases at once, a crash counted; start another
     5. SIGTERM, SIGINT: the children drain; a second one cancels; SIGUSR1: claim no more
@@ -111,6 +112,7 @@ class Supervisor:
         self._spec = spec
         self._children: list[_Child] = []
         self._full = False
+        self._silent_until = 0.0
         self._selector = selectors.DefaultSelector()
         self._connection: SyncConnection | None = None
         self._signals = 0
@@ -161,6 +163,7 @@ class Supervisor:
                 self._greeted_by(child, message.hello)
 
     def _greeted_by(self, child: _Child, hello: Hello) -> None:
+        self._silent_until = 0.0
         self._beat()
         if self._stopping:
             child.send(Message(stop=True))
@@ -221,15 +224,18 @@ class Supervisor:
     # --- the beat ---
 
     def _beat(self) -> None:
+        """Renew the leases of all processes, and their registry entries; every second one is left out while nothing is held."""
         alive = [child for child in self._children if child.hello is not None and child.process.poll() is None and not child.stopped]
         if not alive or alive[0].hello is None:
             return
         requests: list[Request[Any]] = []
         extended: list[tuple[_Child, list[HeldLease]]] = []
-        for child in alive:
+        every_held = [child.held() for child in alive]
+        if time.monotonic() < self._silent_until and not any(every_held) and not self._full:
+            return
+        for child, held in zip(alive, every_held, strict=True):
             hello = child.hello
             assert hello is not None
-            held = child.held()
             for queue, leases in held.items():
                 for part in _chunks(leases):
                     requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
@@ -244,6 +250,7 @@ class Supervisor:
             return
         if extended or self._full:
             self._full = replies[-1] is True
+        self._silent_until = 0.0 if any(every_held) else began + 0.4 * alive[0].hello.lease
         extensions = [reply for reply in replies if isinstance(reply, Extension)]
         if len(extensions) == len(extended):
             for (child, leases), extension in zip(extended, extensions, strict=True):
