@@ -34,7 +34,7 @@ HOW = {
     "script calls, run": "the same; EVALSHA from clients per 100 jobs",
     "round trips, run": "the same; reads of the server from any client per 100 jobs",
     "commands of an idle worker": "from clients, scripts counted as one, one queue, 10 slots",
-    "server memory per queued job": "1 KB payload, used_memory",
+    "server memory per queued job": "1 KB payload, used_memory without connections",
     "memory of an idle worker process": "resident",
     "memory of its supervisor": "resident; shares most pages with the worker process",
     "import bananas": "above import asyncio, msgspec; fresh processes",

@@ -83,7 +83,7 @@ class Serving:
         calls = {name[8:]: int(text.split(",")[0][6:]) for name, text in self.info("commandstats").items()}
         return Usage(
             float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),
-            int(memory["used_memory"]),
+            int(memory["used_memory"]) - int(memory.get("mem_clients_normal", 0)),  # their buffers come and go
             {name: count for name, count in calls.items() if name != "info"},
             int(stats.get("total_reads_processed", 0)),
             int(stats["total_net_input_bytes"]),
