@@ -31,7 +31,7 @@ def _encode_other(value: Any) -> Any:
         return path()
     dump = getattr(value, "model_dump", None)
     if dump is not None and not isinstance(value, type):
-        return dump(mode="python")
+        return dump(mode="python", by_alias=True, round_trip=True)
     raise NotSerializable(
         f"{describe(value)} is a {type(value).__module__}.{type(value).__qualname__}, which msgpack cannot carry; nothing was stored. "
         "Pass plain data, a dataclass, a msgspec Struct or a pydantic model."

@@ -1,6 +1,7 @@
 """A submitted job's handle: `await job.result()`."""
 
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from bananas import broker
@@ -31,9 +32,14 @@ def milliseconds(value: Duration, what: str) -> int:
 
 def until_ms(at: datetime) -> int:
     """How long from now on this machine's clock until `at`, 0 when it has passed: times travel as durations. Raises ConfigError."""
+    return max(0, epoch_ms(at) - round(time.time() * 1000))
+
+
+def epoch_ms(at: datetime) -> int:
+    """A time as milliseconds since 1970. Raises ConfigError."""
     if not isinstance(at, datetime) or at.tzinfo is None:
         raise ConfigError(f"at={describe(at)}: must be a datetime with a time zone, e.g. datetime.now(UTC) + timedelta(minutes=5)")
-    return max(0, round((at - datetime.now(UTC)).total_seconds() * 1000))
+    return round(at.timestamp() * 1000)
 
 
 class Job(Generic[R]):

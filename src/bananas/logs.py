@@ -5,6 +5,7 @@ A library logs through its caller's configuration: only the command line calls `
 """
 
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -27,7 +28,7 @@ def _add_job(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping
 def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
         if isinstance(value, str) and "://" in value:
-            event[name] = " ".join(mask_url(word) if "://" in word else word for word in value.split(" "))
+            event[name] = re.sub(r"\S*://\S*", lambda found: mask_url(found[0]), value)
     return event
 
 
@@ -39,14 +40,13 @@ def configure(settings: Settings) -> None:
         _add_job,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # before the mask: an error's text may hold a URL
         _mask,
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     if settings.log_format == "json":
-        shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     elif settings.log_format == "logfmt":
-        shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
     structlog.configure(
         processors=[*shared, renderer],

@@ -9,15 +9,15 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from bananas.broker import SUBMIT_BATCH, SUBMIT_BYTES, NewJob
 from bananas.client import Client
 from bananas.codec import pack_envelope
-from bananas.config import PRIORITIES, Settings, check_task_name
-from bananas.errors import BananasError, BrokerUnavailable, ConfigError, SubmitError, SubmitManyError, describe
+from bananas.config import PRIORITIES, Settings, check_queue_name, check_task_name, parse_priority
+from bananas.errors import BananasError, BrokerUnavailable, ConfigError, SubmitManyError, describe
 from bananas.handle import Job
 from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id
 from bananas.lane import Patience
 from bananas.middleware import Chain, Draft
 from bananas.result import Outcome, refuse_on_loop
-from bananas.task import NO_OPTIONS, Call, Options, Task
+from bananas.task import NO_OPTIONS, Call, Options, Task, check_headers
 
 R = TypeVar("R")
 RunHere = Callable[[QueueKeys, NewJob], Coroutine[Any, Any, Outcome]]
@@ -143,6 +143,7 @@ class Producer:
             for task in sending:
                 task.cancel()
             await asyncio.gather(*sending, return_exceptions=True)
+            many.abandon()
             raise
         return many.jobs()
 
@@ -164,15 +165,22 @@ class Producer:
             for place, plan, job in many.items():
                 many.ran(place, job, asyncio.run(self.run_here(plan.keys, job)))
             return many.jobs()
-        for batch in many.batches():
-            if pause := self._pace.wait_for(len(batch.jobs)):
-                time.sleep(pause)
-            try:
-                many.check()
-                many.sent(batch, self._deliver_sync(batch.keys, batch.jobs, self.client.budget))
-            except BananasError as error:
-                many.failed(batch, error)
+        try:
+            for batch in many.batches():
+                if pause := self._pace.wait_for(len(batch.jobs)):
+                    time.sleep(pause)
+                self._send_batch_sync(many, batch)
+        except BaseException:
+            many.abandon()
+            raise
         return many.jobs()
+
+    def _send_batch_sync(self, many: "_Many[R]", batch: "_Batch") -> None:
+        try:
+            many.check()
+            many.sent(batch, self._deliver_sync(batch.keys, batch.jobs, self.client.budget))
+        except BananasError as error:
+            many.failed(batch, error)
 
     def _deliver_sync(self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float) -> list[str] | None:
         patience = Patience(budget, _submitting(keys, jobs))
@@ -219,7 +227,10 @@ class Producer:
             dict(given.headers) if given.headers else None,
         )
         body = pack_envelope(envelope, self._limit_bytes)
-        return plan, NewJob(new_id(plan.suffix), body, given.delay_ms, given.unique)
+        delay_ms = given.delay_ms if given.at_ms is None else max(0, given.at_ms - round(time.time() * 1000))
+        if 0 < plan.expires_ms <= delay_ms:
+            raise ConfigError(f"the job would expire {plan.expires_ms / 1000:g} s from now, before it is ready: give a longer expires_in")
+        return plan, NewJob(new_id(plan.suffix), body, delay_ms, given.unique)
 
     def handle(self, plan: _Plan, job: NewJob, job_id: str) -> Job[Any]:
         """The handle of a job that was submitted, or of the one that stands for it."""
@@ -240,8 +251,10 @@ def _first(*choices: int | None) -> int:
 
 
 def from_draft(call: Call[R], draft: Draft) -> Call[R]:
-    """The call as middleware left it."""
-    options = call.options._replace(queue=draft.queue, priority=draft.priority, headers=draft.headers)
+    """The call as middleware left it. Raises ConfigError where that cannot be submitted."""
+    options = call.options._replace(
+        queue=check_queue_name(draft.queue), priority=parse_priority(draft.priority), headers=check_headers(draft.headers)
+    )
     return Call(call.task, draft.args, draft.kwargs, options)
 
 
@@ -267,7 +280,7 @@ class _Many(Generic[R]):
         if not isinstance(calls, Iterable):
             raise ConfigError(f"submit_many takes calls, e.g. [task.bind(1), task.bind(2)], not {describe(calls)}; nothing was sent")
         self._producer, self._calls = producer, calls
-        self._outcomes: list[Job[R] | BananasError | _Plan] = []
+        self._outcomes: list[Job[R] | Exception | _Plan] = []
         self._middleware = ExitStack()
         self._away: BrokerUnavailable | None = None
 
@@ -280,12 +293,14 @@ class _Many(Generic[R]):
                     f"submit_many takes calls, as task.bind(...) makes them, not {describe(call)}; items before it may be submitted"
                 )
             try:
+                if call.options.call_timeout is not None:
+                    raise ConfigError("call_timeout is an option of a single submit; submit_many has the app's, per batch: leave it out")
                 if wraps:
                     draft = producer.draft(call)
                     self._middleware.enter_context(producer.chain.around_submit([draft]))
                     call = from_draft(call, draft)
                 plan, job = producer.pack(call)
-            except (SubmitError, ConfigError) as error:
+            except Exception as error:  # of middleware too: an item fails alone
                 outcomes.append(error)
             else:
                 outcomes.append(plan)
@@ -332,9 +347,13 @@ class _Many(Generic[R]):
         for place in batch.places:
             self._outcomes[place] = error
 
+    def abandon(self) -> None:
+        """The calls could not be read to their end: middleware that waits at its yield is closed."""
+        self._middleware.close()
+
     def jobs(self) -> list[Job[R]]:
         """Every item's job, in order. Raises SubmitManyError when some have none."""
-        failed = [outcome for outcome in self._outcomes if isinstance(outcome, BananasError)]
+        failed = [outcome for outcome in self._outcomes if isinstance(outcome, Exception)]
         with self._middleware:
             if failed:
                 raise SubmitManyError(cast(list[Any], self._outcomes))

@@ -16,7 +16,7 @@ from bananas.codec import Signature
 from bananas.config import PRIORITIES, check_queue_name, check_task_name, parse_priority, seconds
 from bananas.context import plain_call
 from bananas.errors import ConfigError, describe
-from bananas.handle import Duration, Job, milliseconds, until_ms
+from bananas.handle import Duration, Job, epoch_ms, milliseconds
 from bananas.middleware import Hooks
 from bananas.retry import Retry
 
@@ -69,11 +69,12 @@ class TaskOptions(TypedDict, total=False):
 
 
 class Options(NamedTuple):
-    """Checked options. None: not said."""
+    """Checked options. None: not said. `at_ms` is of this machine's clock; the submit makes a delay of it."""
 
     queue: str | None = None
     priority: int | None = None
     delay_ms: int = 0
+    at_ms: int | None = None
     timeout_ms: int | None = None
     max_retries: int | None = None
     retry: Retry | None = None
@@ -84,7 +85,8 @@ class Options(NamedTuple):
     call_timeout: float | None = None
 
 
-def _headers(given: Mapping[str, str]) -> dict[str, str]:
+def check_headers(given: Mapping[str, str]) -> dict[str, str]:
+    """Headers that can travel. Raises ConfigError."""
     if not all(isinstance(name, str) and isinstance(value, str) for name, value in given.items()):
         raise ConfigError(f"headers={describe(given)}: names and values must be text")
     return dict(given)
@@ -134,14 +136,14 @@ _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "queue": ("queue", check_queue_name),
     "priority": ("priority", parse_priority),
     "delay": ("delay_ms", lambda value: milliseconds(value, "delay")),
-    "at": ("delay_ms", until_ms),
+    "at": ("at_ms", epoch_ms),
     "timeout": ("timeout_ms", lambda value: milliseconds(value, "timeout")),
     "max_retries": ("max_retries", lambda value: _count(value, "max_retries")),
     "retry": ("retry", _retry),
     "result_ttl": ("ttl_ms", lambda value: milliseconds(value, "result_ttl")),
     "expires_in": ("expires_ms", lambda value: max(1, milliseconds(value, "expires_in"))),
     "unique": ("unique", _unique),
-    "headers": ("headers", _headers),
+    "headers": ("headers", check_headers),
     "call_timeout": ("call_timeout", _call_timeout),
 }
 

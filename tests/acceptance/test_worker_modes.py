@@ -46,6 +46,22 @@ async def test_a_new_version_takes_over_from_an_old_one_that_is_made_quiet(site:
     assert time.monotonic() - began < 4, "idle workers end at once"
 
 
+async def test_a_process_that_replaces_another_of_a_quiet_worker_is_quiet_too(site: Site) -> None:
+    worker, gate = site.worker(), site.gate()
+    running = await site.running(str(gate))
+    worker.send(signal.SIGUSR1)
+    await eventually(lambda: "quiet" in worker.log, "quiet")
+    kill(running[1].pid)
+    await eventually(lambda: worker.log.count("quiet") >= 2, "its replacement, quiet")
+    late = await site.app.submit("double", 2)
+    gate.touch()
+    assert await (await site.app.submit("double", 1, options={"queue": "other"})).cancel()
+    newer = site.worker()
+    assert await late.result(timeout=10) == 4
+    assert {line.pid for line in site.ledger.lines("start")} <= {running[1].pid, *newer.children()}
+    assert [worker.stop(), newer.stop()] == [0, 0]
+
+
 async def test_a_scheduler_only_worker_promotes_and_takes_back_but_runs_nothing(site: Site) -> None:
     doomed = site.worker()
     taken, _ = await site.running(str(site.gate()))

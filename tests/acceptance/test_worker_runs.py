@@ -220,7 +220,8 @@ async def test_a_waiting_job_is_cancelled_at_once_and_never_runs(here: Site) -> 
 
 
 async def test_a_job_that_was_not_started_in_time_expires(here: Site) -> None:
-    job = await here.app.submit("work", 0, options={"delay": 0.3, "expires_in": timedelta(seconds=0.1)})
+    job = await here.app.submit("work", 0, options={"delay": 0.5, "expires_in": timedelta(seconds=0.6)})
+    await job.reschedule(delay=1)
     with pytest.raises(TaskError) as caught:
         await job.result(timeout=10)
     assert (caught.value.state, here.ledger.lines("start", job.id)) == ("expired", [])

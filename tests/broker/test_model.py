@@ -157,7 +157,8 @@ class BrokerMachine(RuleBasedStateMachine):
         comebacks = [Comeback(self.member[job_id], delay, b"1 0 0 0 - ") for job_id in ids]
         assert all(self.ask(broker.retry(self.keys, "aa", self.turn(), comebacks)))
         for job_id in ids:
-            self.where[job_id], self.due[job_id] = "scheduled", self.now + delay
+            self.where[job_id] = "scheduled"
+            self.due[job_id] = self.now if job_id in self.asked else self.now + delay  # whose end is asked for is claimed at once
 
     @leased
     @rule()

@@ -54,6 +54,23 @@ class Mail(pydantic.BaseModel):
     sent: datetime
 
 
+class Parcel(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    address: str = pydantic.Field(alias="shipTo")
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def label(self) -> str:
+        return self.address.upper()
+
+
+def test_a_model_with_aliases_and_computed_fields_arrives_as_it_was() -> None:
+    def handler(parcel: Parcel) -> None: ...
+
+    (parcel,), _ = through(handler, Parcel(shipTo="Berlin"))
+    assert (type(parcel), parcel.address, parcel.label) == (Parcel, "Berlin", "BERLIN")
+
+
 def through(handler: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments as a handler gets them after the way through the queue."""
     signature = Signature(handler)

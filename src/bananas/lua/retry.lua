@@ -15,6 +15,7 @@ for i = 1, count do
   local held = call('ZSCORE', LEASES, member)
   reply[i] = held and '1' or '0'
   if held then
+    if call('SISMEMBER', CANCELLED, id) == 1 then due = NOW end -- its next claim ends it
     call('HSET', TRIES, id, ARGV[3 + 3 * i])
     call('ZADD', SCHEDULED, due, id)
     call('ZREM', LEASES, member)

@@ -43,13 +43,14 @@ log = structlog.get_logger("bananas.worker")
 class Child:
     """A worker process."""
 
-    def __init__(self, app: Bananas, spec: WorkerSpec, channel: socket.socket) -> None:
-        self.app, self._spec, self._channel = app, spec, channel
+    def __init__(self, app: Bananas, spec: WorkerSpec, channel: socket.socket, *, quiet: bool = False) -> None:
+        self.app, self._spec, self._channel, self._quiet = app, spec, channel, quiet
         self.settings: Settings = app.settings
         self.boot = new_boot()
         self._stopping = False
         self._why = "stopped"
         self._left_behind = False
+        self._failure: BaseException | None = None
 
     async def run(self) -> int:
         """Work until told to stop. Returns the exit code."""
@@ -69,6 +70,8 @@ class Child:
             self._greet(queues)
             loops = self._start_loops()
             await self._fetcher.drained.wait()
+            if self._failure is not None:
+                raise self._failure
             await self._runner.outcomes.hooks_ended(HOOKS_S)
             for loop in loops:
                 loop.cancel()
@@ -132,12 +135,23 @@ class Child:
             loops.append(loop.create_task(repeat(clock.tick, "cron")))
         if settings.max_jobs or settings.max_memory_mb:
             loops.append(loop.create_task(self._recycle()))
+        if self._quiet:
+            self._be_quiet()
         if only_upkeep:
             self._fetcher.accepting = False
         else:
             loops.append(loop.create_task(self._fetcher.wait_for_markers()))
         loops.append(loop.create_task(self._fetcher.run()))
+        for task in loops:
+            task.add_done_callback(self._loop_ended)
         return loops
+
+    def _loop_ended(self, task: "asyncio.Task[Any]") -> None:
+        """A loop that fails takes the process with it: the supervisor hands out its jobs and starts another."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a loop of this process failed: it ends", error=repr(error))
+            self._failure = error
+            self._fetcher.drained.set()
 
     # --- told by the supervisor ---
 
@@ -157,12 +171,15 @@ class Child:
     def _obey(self, message: Message) -> None:
         self._engine.stop_runs([name.encode() for name in message.lost], [name.encode() for name in message.cancelled])
         if message.quiet:
-            log.info("quiet: no more jobs are claimed")
-            self._fetcher.stop_accepting()
+            self._be_quiet()
         if message.stop:
             self.stop("stopped")
         if message.cancel:
             self._cancel_all()
+
+    def _be_quiet(self) -> None:
+        log.info("quiet: no more jobs are claimed")
+        self._fetcher.stop_accepting()
 
     # --- stop ---
 
@@ -209,12 +226,13 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _read_order(channel: socket.socket) -> WorkerSpec:
+def _read_order(channel: socket.socket) -> tuple[WorkerSpec, bool]:
+    """What to run, and whether to be quiet from the start."""
     lines = Lines()
     while data := channel.recv(65536):
         for message in lines.feed(data):
             if message.start is not None:
-                return message.start
+                return message.start, message.quiet
     raise ConfigError("this process is started by `bananas worker`")
 
 
@@ -225,14 +243,14 @@ def main() -> int:
     channel.set_inheritable(False)
     began = time.monotonic()
     try:
-        spec = _read_order(channel)
+        spec, quiet = _read_order(channel)
         app = load_app(spec.target, spec.modules)
         override(app, spec.settings)
         configure(app.settings)
         gc.freeze()  # what is loaded now stays: no collection looks at it again
         log.debug("app imported", seconds=round(time.monotonic() - began, 3))
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(Child(app, spec, channel).run())
+            return runner.run(Child(app, spec, channel, quiet=quiet).run())
     except BananasError as error:
         sys.stderr.write(f"bananas worker: {type(error).__name__}: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1

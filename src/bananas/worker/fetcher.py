@@ -36,7 +36,7 @@ from bananas.worker.table import LeaseTable
 
 BLOCK_S = 2.0
 REST_S = 0.25
-SUSPECT_WAIT_S = 30.0
+SUSPECT_WAIT_S, LONGEST_SUSPECT_PAUSE_S = 30.0, 300.0
 TURN_TIMEOUT_S = 5.0
 log = structlog.get_logger("bananas.worker")
 
@@ -68,7 +68,7 @@ class Fetcher:
         self._waiting_on: Connection | None = None
         self._event = asyncio.Event()
         self._idle = asyncio.Event()
-        self._suspect_since = 0.0
+        self._suspect_since, self._suspect_pauses = 0.0, 0
         self.accepting = True
         self.promotes = True
         self.burst = self.stopping = False
@@ -134,7 +134,7 @@ class Fetcher:
         try:
             await self._turn(served)
             return 0
-        except (ConnectionLost, BrokerError) as error:
+        except (ConnectionLost, BananasError) as error:  # one that is unsuitable now (another policy, a certificate) may be mended
             if served is not None:
                 served.hungry = True
             if failures in (0, 5) or failures % 60 == 0:
@@ -253,21 +253,27 @@ class Fetcher:
         if not self._suspect_since:
             self._suspect_since = time.monotonic()
             asyncio.get_running_loop().call_later(SUSPECT_WAIT_S, self.changed)
-        if not self.accepting or time.monotonic() - self._suspect_since > SUSPECT_WAIT_S:
+        if not self.accepting:
             while suspects:
                 self._runner.outcomes.release(suspects.pop())
+            return False
+        if time.monotonic() - self._suspect_since > SUSPECT_WAIT_S:
+            delay_s = min(LONGEST_SUSPECT_PAUSE_S, SUSPECT_WAIT_S * 2**self._suspect_pauses)
+            self._suspect_pauses += 1
+            while suspects:
+                self._runner.outcomes.postpone(suspects.pop(), delay_s)
             return False
         return self._runner.idle and not self._settling()
 
     async def _run_suspect(self) -> None:
         claimed = self._runner.suspects.pop(0)
-        self._suspect_since = time.monotonic()
+        self._suspect_since, self._suspect_pauses = time.monotonic(), 0
         try:
             connection = self._connection
             if connection is None or connection.closed:
                 connection = self._connection = await open_checked(self._address, f"bananas:worker:{self.boot}", TURN_TIMEOUT_S)
             (held,) = await run(connection, [broker.isolate(claimed.served.keys, claimed.member)], TURN_TIMEOUT_S)
-        except (ConnectionLost, BrokerError):
+        except (ConnectionLost, BananasError):
             held = None
         if held is True:
             log.info("running a suspect alone", job=claimed.public, crashes=claimed.tries.crashes)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bananas.app import Bananas
 
 
-CLOSE_S = 5.0
+START_S, CLOSE_S = 60.0, 5.0
 
 
 class Order(Struct, array_like=True):
@@ -108,7 +108,13 @@ class _Process:
         self = cls(process, reader, writer)
         writer.write(_frame(msgspec.msgpack.encode(recipe.settings)))
         try:
-            await reader.readexactly(4)
+            async with asyncio.timeout(START_S):
+                await reader.readexactly(4)
+        except TimeoutError as error:
+            code = await self.end()
+            raise IsolatedProcessDied(
+                f"an isolated process was not ready within {START_S:g} s: the app's import or lifespan takes too long there", code
+            ) from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             code = await self.end()
             raise IsolatedProcessDied(f"an isolated process could not start (exit code {code}); its output says why", code) from error

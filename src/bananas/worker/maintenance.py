@@ -60,20 +60,26 @@ class Upkeep:
 
     async def _trim(self, keys: QueueKeys) -> None:
         """Delete the oldest dead jobs beyond the count or the age, and cron entries that no worker announces."""
-        count = await self._ask(keys, broker.plain(int, "ZCARD", keys.dead))
         (now_s, _) = await self._ask(keys, broker.plain(tuple, "TIME"))
         oldest_ms = int(now_s) * 1000 - round(self._settings.dead_max_age * 1000)
-        excess = max(0, count - self._settings.dead_max_count)
-        ids = await self._ask(keys, broker.plain(_texts, "ZRANGE", keys.dead, 0, min(excess, 1_000) - 1)) if excess else []
-        ids += await self._ask(keys, broker.plain(_texts, "ZRANGEBYSCORE", keys.dead, "-inf", oldest_ms, "LIMIT", 0, 1_000))
-        if ids:
-            deleted = await self._ask(keys, broker.discard(keys, list(dict.fromkeys(ids))[:1_000]))
+        while ids := await self._dead_beyond(keys, oldest_ms):
+            deleted = await self._ask(keys, broker.discard(keys, ids))
             log.info("trimmed the dead letter queue", queue=keys.name, jobs=deleted)
+            if not deleted:
+                break
         entries = await self._ask(keys, broker.plain(list, "HGETALL", keys.cron))
         for name, entry in zip(entries[::2], entries[1::2], strict=True):
             if int(entry.split(b" ", 2)[1]) < int(now_s) * 1000 - CRON_FORGOTTEN_MS:
                 await self._ask(keys, broker.plain(int, "HDEL", keys.cron, name))
                 log.info("deleted a cron entry that no worker announces", entry=name.decode())
+
+    async def _dead_beyond(self, keys: QueueKeys, oldest_ms: int) -> list[str]:
+        """At most 1,000 dead jobs too many, or too old, the oldest first."""
+        count = await self._ask(keys, broker.plain(int, "ZCARD", keys.dead))
+        excess = max(0, count - self._settings.dead_max_count)
+        ids = await self._ask(keys, broker.plain(_texts, "ZRANGE", keys.dead, 0, min(excess, 1_000) - 1)) if excess else []
+        ids += await self._ask(keys, broker.plain(_texts, "ZRANGEBYSCORE", keys.dead, "-inf", oldest_ms, "LIMIT", 0, 1_000))
+        return list(dict.fromkeys(ids))[:1_000]
 
     async def _ask(self, keys: QueueKeys, request: Any) -> Any:
         return await self._client.ask(keys, request, self._settings.call_timeout, "upkeep")

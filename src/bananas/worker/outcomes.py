@@ -175,7 +175,7 @@ class Outcomes:
         if own is not None:
             return own if self._settings.result_backend_enabled else 0
         if runnable is None:
-            return round(self._settings.result_ttl_failure * 1000)
+            return round(self._settings.result_ttl_failure * 1000) if self._settings.result_backend_enabled else 0
         return runnable.ttl_success_ms if which == "success" else runnable.ttl_failure_ms
 
     # --- settled without a run ---
@@ -210,6 +210,12 @@ class Outcomes:
         delay_ms = min(30_000, 1_000 << min(count - 1, 5))
         log.warning("unknown task, handed back", task=envelope.task, job=claimed.public, delay=delay_ms / 1000)
         claimed.served.settler.add(comeback(Comeback(claimed.member, delay_ms, pack_tries(after)), claimed.slot))
+        self._changed()
+
+    def postpone(self, claimed: Claimed, delay_s: float) -> None:
+        """Hand a job back for a while; no attempt is used."""
+        log.info("a suspect found no quiet moment, handed back", job=claimed.public, delay=delay_s)
+        claimed.served.settler.add(comeback(Comeback(claimed.member, round(delay_s * 1000), pack_tries(claimed.tries)), claimed.slot))
         self._changed()
 
     def release(self, claimed: Claimed) -> None:

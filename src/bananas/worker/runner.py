@@ -105,7 +105,7 @@ class Runner:
         since_ms, tries = claimed.tries.since_ms or birth_ms(claimed.body), claimed.tries
         if claimed.cancelled:
             self.outcomes.end_unrun(claimed, runnable, "cancelled", "it was cancelled")
-        elif envelope.expires_ms and claimed.grant.now_ms > since_ms + envelope.expires_ms:
+        elif envelope.expires_ms and not (tries.attempts or tries.crashes) and claimed.grant.now_ms > since_ms + envelope.expires_ms:
             self.outcomes.end_unrun(claimed, runnable, "expired", f"it was not started within {envelope.expires_ms / 1000:g} s")
         elif tries.alone >= POISON_CRASHES:
             why = f"{tries.alone} worker processes died while they ran this job alone"

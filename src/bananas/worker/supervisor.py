@@ -35,14 +35,13 @@ from bananas.session import run_sync
 from bananas.worker.control import RECYCLED, Hello, Lines, Message, WorkerSpec, line
 from bananas.worker.table import HeldLease, LeaseTable
 
-START_TIMEOUT_S = 60.0
 KILL_AFTER_S = 5.0
 
 
 class _Child:
     """One worker process as its supervisor sees it."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, *, quiet: bool = False) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "bananas.worker", str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
@@ -52,7 +51,7 @@ class _Child:
         self.table: LeaseTable | None = None
         self.keys: list[QueueKeys] = []
         self.bye = ""
-        self.send(Message(start=spec))
+        self.send(Message(start=spec, quiet=quiet))
 
     def send(self, message: Message) -> None:
         with contextlib.suppress(OSError):
@@ -117,7 +116,7 @@ class Supervisor:
         self._connection: SyncConnection | None = None
         self._signals = 0
         self._stop_by = 0.0
-        self._stopping = self._greeted = False
+        self._stopping = self._greeted = self._quiet = False
         self._exit_code = 0
         self._started_ms = int(time.time() * 1000)
         self._restarts: list[float] = []
@@ -130,7 +129,7 @@ class Supervisor:
         next_beat = 0.0
         while self._children or self._starts:
             now = time.monotonic()
-            for key, _ in self._selector.select(max(0.0, min(next_beat, now + 0.1) - now)):
+            for key, _ in self._selector.select(max(0.0, min(next_beat - now, 0.1)) if self._lease() else 0.1):
                 if key.fileobj is waker:
                     waker.recv(64)
                 elif isinstance(key.data, _Child):
@@ -153,7 +152,7 @@ class Supervisor:
     # --- children ---
 
     def _start_child(self) -> None:
-        child = _Child(self._spec)
+        child = _Child(self._spec, quiet=self._quiet)
         self._children.append(child)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
 
@@ -165,6 +164,8 @@ class Supervisor:
     def _greeted_by(self, child: _Child, hello: Hello) -> None:
         self._silent_until = 0.0
         self._beat()
+        if self._quiet:
+            child.send(Message(quiet=True))
         if self._stopping:
             child.send(Message(stop=True))
         elif not self._greeted:
@@ -307,13 +308,17 @@ class Supervisor:
         self._trigger = trigger
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._on_stop_signal())
-        signal.signal(signal.SIGUSR1, lambda *_: self._tell(Message(quiet=True)))
+        signal.signal(signal.SIGUSR1, lambda *_: self._on_quiet_signal())
         self._selector.register(waker, selectors.EVENT_READ)
         return waker
 
     def _tell(self, message: Message) -> None:
         for child in self._children:
             child.send(message)
+
+    def _on_quiet_signal(self) -> None:
+        self._quiet = True
+        self._tell(Message(quiet=True))
 
     def _on_stop_signal(self) -> None:
         self._signals += 1
