@@ -175,8 +175,8 @@ def test_the_costs_are_found_in_a_report_of_the_bench(tmp_path: Path) -> None:
     measured = {
         "client CPU, submit one by one": figure([50, 60, 70], "us"),
         "server CPU, submit one by one": figure([20], "us"),
-        "worker CPU, run": figure([15, 16, 17], "us"),
-        "server CPU, run": figure([5], "us"),
+        "worker CPU, run and keep the result": figure([15, 16, 17], "us"),
+        "server CPU, run and keep the result": figure([5], "us"),
         "import bananas": figure([30], "ms"),
     }
     rows = tuple(Row(name, {"measured": cell, "how": "-"}) for name, cell in measured.items())

@@ -19,7 +19,7 @@ DRAIN = Table(
     "Drain",
     "How fast?",
     ("jobs/s", "how"),
-    (Row(report.HALF_ROW, {"jobs/s": RATE, "how": "a | b"}, ("run, 100 at once", "100 B")), Row("other", {"jobs/s": "-", "how": "-"})),
+    (Row(report.HALF_ROWS[0], {"jobs/s": RATE, "how": "a | b"}, ("run, 100 at once", "100 B")), Row("other", {"jobs/s": "-", "how": "-"})),
     ("a note",),
     judged([Row("a", {"x": RATE})], [Aim("fast", "a", "x", least=1_000), Aim("slow", "a", "x", most=999), Aim("none", "b", "x", least=1)]),
     plot="jobs/s",
@@ -83,7 +83,7 @@ def test_goals_are_judged_by_the_headline_and_left_out_where_nothing_was_measure
 
 
 def test_a_table_gives_a_cell_by_its_names() -> None:
-    assert DRAIN.cell(report.HALF_ROW, "jobs/s") == RATE
+    assert DRAIN.cell(report.HALF_ROWS[0], "jobs/s") == RATE
     with pytest.raises(KeyError, match="other"):
         DRAIN.cell("other", "jobs/s")
 
@@ -101,10 +101,24 @@ def test_rows_are_shown_as_a_share_of_the_limit_where_it_was_measured() -> None:
     shared, limit = with_shares([DRAIN, LIMIT])
     assert limit == LIMIT
     assert shared.columns == ("jobs/s", report.SHARE, "how")
-    assert shared.cell(report.HALF_ROW, report.SHARE) == figure((25.0,), "%")
+    assert shared.cell(report.HALF_ROWS[0], report.SHARE) == figure((25.0,), "%")
     assert shared.rows[1].cells[report.SHARE] == "-"
-    assert (shared.goals[-1].text, shared.goals[-1].met) == (report.HALF, False)
+    assert (shared.goals[-1].text, shared.goals[-1].met) == (f"{report.HALF}, 100 B", False)
     assert with_shares([DRAIN]) == (DRAIN,)
+
+
+def test_a_report_takes_other_tables_from_an_earlier_run() -> None:
+    other = Table("depth", "Depth", "?", ("p50",), (Row("100 queued", {"p50": RATE}),))
+    old_limit = Table("limit", "The limit", "?", ("100 B",), (Row("run, 100 at once", {"100 B": figure((9_000,), "/s")}),))
+    earlier = Report(environment.finished(some_environment()), "full", 5, with_shares([DRAIN, old_limit, other]))
+    later = Report(environment.finished(some_environment()), "quick", 3, with_shares([LIMIT]))
+    made = report.together(later, earlier, ("drain", "depth", "limit"))
+    assert [table.key for table in made.tables] == ["drain", "depth", "limit"]
+    assert made.tables[2] == LIMIT, "what was measured again wins"
+    assert made.tables[0].cell(report.HALF_ROWS[0], report.SHARE) == figure((25.0,), "%"), "of the later limit"
+    assert [goal.text for goal in made.tables[0].goals].count(f"{report.HALF}, 100 B") == 1
+    assert "full sizes, 5 repetitions" in made.tables[1].notes[-1]
+    assert made.sizes == "quick"
 
 
 def test_the_report_has_every_figure_its_goals_and_what_repeats_it() -> None:

@@ -238,6 +238,25 @@ async def test_a_cron_tick_fires_once_however_many_try(ask: Any, keys: QueueKeys
     assert await ask(again) == (True, 0), "the job of the earlier tick is alive"
 
 
+async def test_of_two_versions_of_a_schedule_the_newer_holds_until_nobody_announces_it(ask: Any, keys: QueueKeys) -> None:
+    async def register(schedule: bytes, first: int, now: int) -> int:
+        (_, tick) = await ask(broker.cron_register(keys, [("sweep", schedule, first)]).at(now))
+        return int(tick)
+
+    def fire(schedule: bytes, tick: int) -> broker.Request[tuple[bool, int]]:
+        return broker.cron_fire(keys, "sweep", schedule, tick, tick + 600_000, [job()])
+
+    assert await register(b"old", T0 + 5_000, T0) == T0 + 5_000
+    assert await register(b"new", T0 + 7_000, T0 + 1_000) == T0 + 7_000
+    assert await register(b"old", T0 + 5_000, T0 + 2_000) == T0 + 32_000, "passed over"
+    assert await ask(fire(b"old", T0 + 5_000)) == (False, 0)
+    assert await register(b"new", T0 + 9_000, T0 + 7_000) == T0 + 7_000, "its tick is not lost"
+    assert await ask(fire(b"new", T0 + 7_000)) == (True, 1)
+    assert await register(b"old", T0 + 50_000, T0 + 36_999) == T0 + 66_999, "still announced within half a minute"
+    assert await register(b"old", T0 + 50_000, T0 + 37_000) == T0 + 50_000, "taken back: nobody announces the newer one"
+    assert await register(b"new", T0 + 60_000, T0 + 38_000) == T0 + 68_000, "which is the replaced one now"
+
+
 async def test_info_names_the_place_of_a_job(ask: Any, keys: QueueKeys) -> None:
     first, second = job(), job()
     await ask(broker.enqueue(keys, "client", 1, [first, second]).at(T0))

@@ -36,6 +36,7 @@ Examples:
   bananas bench --report docs --json bench.json        the whole report, an hour or so
   bananas bench --only drain,limit --server valkey     two tables
   bananas bench --only drain --against arq,celery      side by side with others
+  bananas bench --only peers --against all --also bench.json --report docs    a report in two runs
   bananas bench --soak 1h                              steady load: does anything grow?
 """
 
@@ -50,6 +51,7 @@ Examples:
     help="The server to start. Default: redis, where it is installed.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures to this file.")
+@click.option("--also", type=click.Path(path_type=Path, dir_okay=False), help="Take other tables from the --json FILE of an earlier run.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path, file_okay=False), help="Write performance.md and plots here.")
 @click.option("--reps", type=click.IntRange(1, 100), help="Repetitions of each variant. Default: 5, --quick 3, --smoke 1.")
 @click.option("--quick", "size", flag_value="quick", help="Small sizes: figures to look at, not to rely on.")
@@ -59,19 +61,20 @@ def bench_command(
     only: str | None,
     against: str | None,
     kind: str | None,
-    json_path: Path | None,
-    report_folder: Path | None,
     reps: int | None,
     size: str | None,
     soak: str | None,
+    **files: Path | None,
 ) -> None:
     """Measure Bananas on a server of its own: throughput, latency, cost, limits, and other queues beside it."""
     from rich.console import Console
 
     from bananas.bench import sizes
+    from bananas.bench.report import read_report, together
     from bananas.bench.session import Bench
 
     names = _names(only, against)
+    earlier = read_report(files["also"]) if files["also"] is not None else None
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
@@ -81,7 +84,9 @@ def bench_command(
         if soak is not None:
             sys.exit(_soak(bench, soak))
         report, failures = run_tables(bench, names, _split(against))
-    _write(report, json_path, report_folder, console)
+    if earlier is not None:
+        report = together(report, earlier, (*TABLES, PEERS))
+    _write(report, files["json_path"], files["report_folder"], console)
     for failure in failures:
         click.echo(f"bananas bench: {failure}", err=True)
     sys.exit(1 if failures else 0)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from bananas.bench.draining import wait_until_quiet
 from bananas.bench.load import WATCH_EVERY, Load
 from bananas.bench.percentiles import MS, percentile_figures
+from bananas.bench.processes import ProcessFailed
 from bananas.bench.serving import Serving
 from bananas.bench.session import Bench
 from bananas.bench.sizes import Sizes
@@ -74,9 +75,11 @@ def live(bench: Bench, serving: Serving, jobs: int, what: Live) -> Lived:
 
 
 def wait_for_hooks(count: Callable[[], int], wanted: int) -> None:
-    """Wait until the hooks of so many watched jobs have run; they come after the settle."""
+    """Wait until the hooks of so many watched jobs have run; they come after the settle. Raises ProcessFailed when some never do."""
     deadline = time.monotonic() + 10
-    while count() < wanted and time.monotonic() < deadline:
+    while count() < wanted:
+        if time.monotonic() > deadline:
+            raise ProcessFailed(f"{count()} of {wanted} jobs were seen to complete")
         time.sleep(0.002)
 
 

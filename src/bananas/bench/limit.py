@@ -37,7 +37,7 @@ SUBMITS, RUNS = (100, 1_000), (10, 100, 1_000)
 UNDER_WAY = 4  # batches written before the replies to the first are read
 ONE_BY_ONE_LARGE = 10  # fewer operations of the sizes above 1 KB, by this factor
 KEYS = QueueKeys("bench", "limit")
-OWNER = ":bench00000000000:1"
+OWNER = ":bench00000000000:0000000001"  # as long as a lease's: the length decides how the server stores them
 EXPIRY = 2**42
 
 

@@ -38,7 +38,7 @@ class Measured:
     """One repetition of one operation: samples in ns, CPU of the server in us per job."""
 
     def __init__(self, samples: list[int], jobs: int, server_cpu_s: float) -> None:
-        self.samples, self.jobs = samples, jobs
+        self.samples, self.jobs, self.server_cpu_s = samples, jobs, server_cpu_s
         self.rate = jobs / (sum(samples) / 1e9)
         self.calls = len(samples) / (sum(samples) / 1e9)
         self.server_us = 1e6 * server_cpu_s / jobs
@@ -101,11 +101,17 @@ def run_operations(serving: Serving, batch: int, count: int, transport: str) -> 
     driver = Driver(serving, "operations", transport)
     found: dict[str, Measured] = {}
 
+    def measured(name: str, requests: Sequence[Request[Any]]) -> list[Any]:
+        run, replies = _timed(driver, batch, requests)
+        earlier = found.get(name)
+        if earlier is not None:
+            run = Measured(earlier.samples + run.samples, earlier.jobs + run.jobs, earlier.server_cpu_s + run.server_cpu_s)
+        found[name] = run
+        return replies
+
     def claimed() -> list[list[bytes]]:
-        requests = [broker.enqueue(driver.keys, BOOT, driver.number(), driver.jobs(batch)) for _ in range(count)]
-        found["enqueue"], _ = _timed(driver, batch, requests)
-        found["claim"], claims = _timed(driver, batch, [driver.claim(batch) for _ in range(count)])
-        return [members(claim) for claim in claims]
+        measured("enqueue", [broker.enqueue(driver.keys, BOOT, driver.number(), driver.jobs(batch)) for _ in range(count)])
+        return [members(claim) for claim in measured("claim", [driver.claim(batch) for _ in range(count)])]
 
     endings: dict[str, Callable[[list[bytes]], Request[Any]]] = {
         "complete": lambda held: broker.complete(
@@ -119,7 +125,7 @@ def run_operations(serving: Serving, batch: int, count: int, transport: str) -> 
         ),
     }
     for name, ending in endings.items():
-        found[name], replies = _timed(driver, batch, [ending(held) for held in claimed()])
+        replies = measured(name, [ending(held) for held in claimed()])
         assert all(all(reply) for reply in replies), "a lease was lost"
     driver.close()
     return {name: found[name] for name in OPERATIONS}

@@ -249,8 +249,8 @@ def _measured(report: Any) -> dict[str, float]:
     us = {row.label: cell.headline for row in cost.rows if isinstance(cell := row.cells.get("measured"), Figure)}
     return {
         "client_us": us["client CPU, submit one by one"],
-        "worker_us": us["worker CPU, run"],
-        "server_us": us["server CPU, submit one by one"] + us["server CPU, run"],
+        "worker_us": us["worker CPU, run and keep the result"],
+        "server_us": us["server CPU, submit one by one"] + us["server CPU, run and keep the result"],
     }
 
 

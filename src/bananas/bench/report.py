@@ -14,7 +14,7 @@ from bananas.errors import ConfigError
 
 SHARE = "of the limit"
 HALF = "Drain, one process, 100 slots: at least 50% of the limit"
-HALF_ROW = "100 B, 1 process, 100 slots"
+HALF_ROWS = ("100 B, 1 process, 100 slots", "1 KB, 1 process, 100 slots")
 
 ORIGINAL = """\
 ## What the original's report got wrong
@@ -57,6 +57,16 @@ def read_report(path: Path) -> Report:
         raise ConfigError(f"{path} is no report of `bananas bench --json`: {error}") from None
 
 
+def together(report: Report, earlier: Report, order: Sequence[str]) -> Report:
+    """A report with those tables of an earlier run, too, that it has not measured itself; they say which run they are of."""
+    own = {table.key for table in report.tables}
+    run = earlier.environment
+    note = f"Of an earlier run: `{run.command}`, begun {run.began}, {earlier.sizes} sizes, {earlier.reps} repetitions."
+    added = [replace(table, notes=(*table.notes, note)) for table in earlier.tables if table.key not in own]
+    tables = sorted(map(without_share, (*report.tables, *added)), key=lambda table: order.index(table.key))
+    return replace(report, tables=with_shares(tables))
+
+
 def write_json(report: Report, path: Path) -> None:
     """The report as JSON."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -79,9 +89,16 @@ def _with_share(table: Table, limit: Table) -> Table:
     goals = table.goals
     for row in rows:
         share = row.cells[SHARE]
-        if row.label == HALF_ROW and isinstance(share, Figure):
-            goals += (Goal(HALF, share.headline >= 50, str(share)),)
+        if row.label in HALF_ROWS and isinstance(share, Figure):
+            goals += (Goal(f"{HALF}, {row.label.partition(',')[0]}", share.headline >= 50, str(share)),)
     return replace(table, columns=(rate, SHARE, *table.columns[1:]), rows=rows, goals=goals)
+
+
+def without_share(table: Table) -> Table:
+    """A table as it was measured."""
+    columns = tuple(column for column in table.columns if column != SHARE)
+    rows = tuple(replace(row, cells={column: cell for column, cell in row.cells.items() if column != SHARE}) for row in table.rows)
+    return replace(table, columns=columns, rows=rows, goals=tuple(goal for goal in table.goals if not goal.text.startswith(HALF)))
 
 
 def _share(row: Row, rate: str, limit: Table) -> Figure | str:
@@ -98,7 +115,7 @@ def share_lines(tables: Sequence[Table]) -> list[str]:
     for table in tables:
         shares = [(row.label, cell) for row in table.rows if isinstance(cell := row.cells.get(SHARE), Figure)]
         lines += [f"{table.title}, {label}: {cell} {SHARE}" for label, cell in shares]
-        lines += [f"{'met   ' if goal.met else 'missed'} {goal.text}: {goal.figure}" for goal in table.goals if goal.text == HALF]
+        lines += [f"{'met   ' if goal.met else 'missed'} {goal.text}: {goal.figure}" for goal in table.goals if goal.text.startswith(HALF)]
     return lines
 
 

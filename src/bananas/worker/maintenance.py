@@ -71,7 +71,8 @@ class Upkeep:
         for name, entry in zip(entries[::2], entries[1::2], strict=True):
             if int(entry.split(b" ", 2)[1]) < int(now_s) * 1000 - CRON_FORGOTTEN_MS:
                 await self._ask(keys, broker.plain(int, "HDEL", keys.cron, name))
-                log.info("deleted a cron entry that no worker announces", entry=name.decode())
+                if b"\0" not in name:  # no entry, but the schedule that one had before
+                    log.info("deleted a cron entry that no worker announces", entry=name.decode())
 
     async def _dead_beyond(self, keys: QueueKeys, oldest_ms: int) -> list[str]:
         """At most 1,000 dead jobs too many, or too old, the oldest first."""
