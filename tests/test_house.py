@@ -36,7 +36,7 @@ MAX_LUA_LINES = 60
 READING_ORDER = """
     errors config keys
     job codec retry schedule info context
-    address connection scripts broker session lane sync_client client rights
+    address connection scripts broker session lane sync_client background client rights
     middleware result handle task producer queue watcher server embedded app logs
     worker.table worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner worker.fetcher
     worker.engine worker.inline worker.maintenance worker.control worker.child worker.__main__ worker.supervisor worker

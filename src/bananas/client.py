@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeVar
 
 from bananas import broker
 from bananas.address import Address
+from bananas.background import Background
 from bananas.broker import NewJob, Once, Request
 from bananas.connection import ConnectionLost, Reply, ReplyError, spinning
 from bananas.keys import QueueKeys
@@ -241,6 +242,7 @@ class Client:
     """
 
     _all: ClassVar["weakref.WeakSet[Client]"] = weakref.WeakSet()
+    _of_parents: ClassVar[list[Background]] = []  # kept: their loops are not ours to end
 
     def __init__(
         self, locate: Callable[[], Address], name: str, pool_size: int, budget: float, leave: Callable[[], None] = lambda: None
@@ -254,6 +256,7 @@ class Client:
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient] = weakref.WeakKeyDictionary()
         self._latest: tuple[asyncio.AbstractEventLoop, LoopClient] | None = None
         self._pool: SyncPool | None = None
+        self._background: Background | None = None
         self._lock = threading.RLock()
 
     def limit(self, pool_size: int, budget: float) -> None:
@@ -304,15 +307,27 @@ class Client:
                 found = self._pool = self._pool or SyncPool(self.address, self.name, self._pool_size)
         return found
 
+    @property
+    def background(self) -> Background:
+        """The loop on which results are waited for, for threads."""
+        found = self._background
+        if found is None:
+            with self._lock:
+                found = self._background = self._background or Background(self._close_here)
+        return found
+
     async def close(self) -> None:
         """Close the connections of the running loop, and the sync ones; leave the server if no other loop uses it."""
+        await self._close_here()
+        self.close_sync()
+        self._leave_if_unused()
+
+    async def _close_here(self) -> None:
         with self._lock:
             self._latest = None
             found = self._loops.pop(asyncio.get_running_loop(), None)
         if found is not None:
             await found.close()
-        self.close_sync()
-        self._leave_if_unused()
 
     def _leave_if_unused(self) -> None:
         with self._lock:
@@ -324,13 +339,18 @@ class Client:
         """Close the sync connections."""
         with self._lock:
             pool, self._pool = self._pool, None
+            background, self._background = self._background, None
         if pool is not None:
             pool.close()
+        if background is not None:
+            background.close()
 
     @classmethod
     def forget_after_fork(cls) -> None:
         """In a forked child: let go of the parent's connections and boot ids without touching its sockets."""
         for client in list(cls._all):
+            if client._background is not None:
+                cls._of_parents.append(client._background)
             client._reset()
         if spinning.locked():  # by a thread that the child does not have
             spinning.release()

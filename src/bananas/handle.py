@@ -13,7 +13,7 @@ from bananas.errors import ConfigError, JobConflict, JobNotFound, describe
 from bananas.info import job_info, with_worker
 from bananas.job import JobInfo, Result
 from bananas.keys import QueueKeys, workers_key
-from bananas.result import Outcome, Waiter, refuse_on_loop, value_of, wait_sync, wanted
+from bananas.result import Outcome, first_outcome, refuse_on_loop, value_of
 
 R = TypeVar("R")
 Duration = float | int | timedelta
@@ -91,19 +91,18 @@ class Job(Generic[R]):
         outcome = self._outcome
         if outcome is None:
             limit = None if timeout is None else seconds(timeout, "timeout")
-            waiter = Waiter.of(self._client.here())
-            async for _, found in waiter.outcomes(wanted([self.place]), limit, self._client.budget):
-                outcome = found
-        assert outcome is not None
+            outcome = await self._first_outcome(limit)
         return value_of(self.id, outcome, self._kind, self._kept)  # type: ignore[no-any-return]
 
     def result_sync(self, timeout: Duration | None = None) -> R:
         """`result` for code without an event loop."""
         refuse_on_loop("job.result_sync()", "job.result()")
         limit = None if timeout is None else seconds(timeout, "timeout")
-        client = self._client
-        outcome = self._outcome or wait_sync(client.pool, client.name, self._keys, self._job_id, limit, client.budget)
+        outcome = self._outcome or self._client.background.run(self._first_outcome(limit))
         return value_of(self.id, outcome, self._kind, self._kept)  # type: ignore[no-any-return]
+
+    async def _first_outcome(self, limit: float | None) -> Outcome:
+        return await first_outcome(self._client.here(), self.place, limit, self._client.budget)
 
     async def info(self) -> JobInfo:
         """All that is known of it now: state, place in its queue, attempts, errors, times, worker. One round trip, two while it runs."""

@@ -5,20 +5,18 @@ announced on the channel `result:<id>` with its bytes, and one whose message got
 """
 
 import asyncio
-import time
 from asyncio import _get_running_loop as _running_loop  # raises nothing where no loop runs
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bananas import broker, codec
 from bananas.broker import Request
 from bananas.client import LoopClient
-from bananas.connection import Connection, ConnectionLost, ReplyError, SyncConnection
+from bananas.connection import Connection, ReplyError
 from bananas.errors import BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
 from bananas.job import Result
 from bananas.keys import QueueKeys
 from bananas.session import answer, named, pause_before
-from bananas.sync_client import SyncPool
 
 REREAD_S = 3.0
 _READ_BATCH = 500
@@ -94,7 +92,7 @@ class Waiter:
         if self._connection is not None:
             self._connection.close()
 
-    async def outcomes(self, jobs: Wanted, timeout: float | None, budget: float) -> AsyncIterator[tuple[str, Outcome]]:
+    async def outcomes(self, jobs: Wanted, timeout: float | None, budget: float) -> AsyncGenerator[tuple[str, Outcome], None]:
         """Yield (channel, outcome) as the jobs end.
 
         Raises:
@@ -242,56 +240,14 @@ def _announcer(channel: str, news: "asyncio.Queue[tuple[str, bytes]]") -> Callab
     return lambda data: news.put_nowait((channel, data))
 
 
-def wait_sync(pool: SyncPool, name: str, keys: QueueKeys, job_id: str, timeout: float | None, budget: float) -> Outcome:
-    """Wait for one outcome on a thread, over a connection of its own. Raises as `Waiter.outcomes`."""
-    channel = keys.result(job_id)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    pair = _reads({channel: (keys, job_id)})[0][1]
-
-    def look() -> Outcome | None:
-        patience = budget if deadline is None else max(0.05, min(budget, deadline - time.monotonic()))
-        replies = pool.use(lambda lane: lane.ask(None, pair, patience, "reading a result"), patience)
-        return next((outcome for _, outcome in _found([channel], replies)), None)
-
-    away_by = time.monotonic() + budget
-    away: Exception | None = None
-    while True:
-        try:
-            outcome = _listen_once(pool, name, channel, deadline, budget, look)
-            away_by, away = time.monotonic() + budget, None
-        except (ConnectionLost, BrokerUnavailable) as error:
-            if time.monotonic() >= away_by and (deadline is None or deadline > away_by):
-                raise BrokerUnavailable(f"no result could be read within {budget:g} s ({error}); the job goes on") from error
-            outcome, away = None, error
-            time.sleep(0.05)
-        if outcome is not None:
-            return outcome
-        if deadline is not None and time.monotonic() >= deadline:
-            if away is not None:
-                raise ResultTimeout(f"the server was away until the timeout ({away}); the job may be waited for again") from away
-            raise ResultTimeout("the job had not ended in time; it goes on, and may be waited for again")
-
-
-def _listen_once(
-    pool: SyncPool, name: str, channel: str, deadline: float | None, budget: float, look: Callable[[], Outcome | None]
-) -> Outcome | None:
-    """Subscribe, read, wait a while, read again."""
-    patience = budget if deadline is None else max(0.05, min(budget, deadline - time.monotonic()))
-    connection = SyncConnection(pool.address, f"{name}:results", patience)
+async def first_outcome(client: LoopClient, job: tuple[QueueKeys, str], timeout: float | None, budget: float) -> Outcome:
+    """Wait for one outcome. Raises as `Waiter.outcomes`."""
+    outcomes = Waiter.of(client).outcomes(wanted([job]), timeout, budget)
     try:
-        connection.execute([("SUBSCRIBE", channel)], patience)
-        return look() or _next_message(connection, deadline) or look()
+        _, outcome = await anext(outcomes)
+        return outcome
     finally:
-        connection.close()
-
-
-def _next_message(connection: SyncConnection, deadline: float | None) -> bytes | None:
-    """The outcome that is announced until it is time to read again."""
-    reread_at = time.monotonic() + REREAD_S
-    try:
-        return bytes(connection.read(reread_at if deadline is None else min(reread_at, deadline))[2])
-    except TimeoutError:
-        return None
+        await outcomes.aclose()
 
 
 def value_of(public_id: str, outcome: Outcome, kind: Any, kept: bool) -> Any:

@@ -1,6 +1,7 @@
 """Waiting for outcomes: woken at once, one subscription for all, and right when messages, connections or the server go."""
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,54 @@ async def test_a_thread_is_woken_too(app: Bananas, finisher: Finisher, connectio
     assert values == [job.id]
 
 
+async def test_all_waiting_threads_share_one_connection_and_none_is_left(app: Bananas, finisher: Finisher, connection: Connection) -> None:
+    before = set(threading.enumerate())
+    jobs = [await app.submit("task", number) for number in range(5)]
+    waits = [asyncio.ensure_future(asyncio.to_thread(job.result_sync, 20)) for job in jobs]
+    await waiting(connection, 5)
+    (listed,) = await connection.execute([("CLIENT", "LIST", "TYPE", "pubsub")], 5)
+    assert len(bytes(listed).splitlines()) == 1
+    for job in jobs:
+        await finisher.succeed(job)
+    assert await asyncio.gather(*waits) == [job.id for job in jobs]
+    await app.close()
+    await eventually(lambda: alone(connection))
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "bananas-results"]
+
+
+async def alone(connection: Connection) -> bool:
+    (listed,) = await connection.execute([("CLIENT", "LIST")], 5)
+    return len(bytes(listed).splitlines()) == 1
+
+
+async def test_a_thread_that_waits_when_the_app_is_closed_waits_on(app: Bananas, finisher: Finisher, connection: Connection) -> None:
+    job = await app.submit("task", 1)
+    value = asyncio.ensure_future(asyncio.to_thread(job.result_sync, 20))
+    await waiting(connection, 1)
+    await app.close()
+    await finisher.succeed(job)
+    assert await value == job.id
+    await eventually(lambda: alone(connection))
+
+
+def test_a_child_waits_for_itself(server: PrivateServer) -> None:
+    app = Bananas(server.url, namespace="forked", call_timeout=5)
+    job = app.submit_sync("task", 1)
+    with pytest.raises(ResultTimeout):
+        job.result_sync(0.01)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            job.result_sync(0.01)
+        except ResultTimeout:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    app.client.close_sync()
+
+
 async def test_a_thread_finds_a_result_whose_message_was_lost_and_gives_up_in_time(
     app: Bananas, finisher: Finisher, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +284,7 @@ async def test_a_thread_whose_server_was_away_does_not_tell_that_the_job_has_not
     job = nobody.job((await app.submit("task", 1)).id)
     with pytest.raises(ResultTimeout, match="the server was away until the timeout"):
         await asyncio.to_thread(job.result_sync, 0.1)
+    await nobody.close()
 
 
 @pytest.mark.parametrize("how", ["loop", "thread"])
