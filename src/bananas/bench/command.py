@@ -57,6 +57,7 @@ Examples:
 @click.option("--quick", "size", flag_value="quick", help="Small sizes: figures to look at, not to rely on.")
 @click.option("--smoke", "size", flag_value="smoke", help="Tiny sizes: does it work at all?")
 @click.option("--soak", metavar="TIME", help="Instead of tables: steady load for so long, e.g. 1h; fails when something grows.")
+@click.option("--rate", type=click.FloatRange(1, 100_000), default=200.0, show_default=True, help="Of --soak: jobs per second.")
 def bench_command(
     only: str | None,
     against: str | None,
@@ -64,6 +65,7 @@ def bench_command(
     reps: int | None,
     size: str | None,
     soak: str | None,
+    rate: float,
     **files: Path | None,
 ) -> None:
     """Measure Bananas on a server of its own: throughput, latency, cost, limits, and other queues beside it."""
@@ -82,7 +84,7 @@ def bench_command(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends
     with Bench(kind or _installed_kind(), chosen, reps, console) as bench:
         if soak is not None:
-            sys.exit(_soak(bench, soak))
+            sys.exit(_soak(bench, soak, rate))
         report, failures = run_tables(bench, names, _split(against))
     if earlier is not None:
         report = together(report, earlier, (*TABLES, PEERS))
@@ -123,11 +125,11 @@ def _installed_kind() -> str:
         return find_server_binary().kind
 
 
-def _soak(bench: "Bench", duration: str) -> int:
+def _soak(bench: "Bench", duration: str, rate: float) -> int:
     from bananas.bench.soak import run
     from bananas.config import parse_duration
 
-    soaked = run(bench, parse_duration(duration, "--soak"))
+    soaked = run(bench, parse_duration(duration, "--soak"), rate=rate)
     for line in soaked.lines():
         click.echo(line)
     return soaked.exit_code

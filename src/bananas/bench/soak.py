@@ -36,6 +36,7 @@ WARM_UP_SHARE, WARM_UP_S = 0.2, 30.0
 QUIET_TIMEOUT_S = 60.0
 MOST_POINTS = 400  # of a series that is judged: more is thinned, for all pairs are looked at
 TOLERANCE, LEAST_TAU = 0.05, 0.5
+SKIPPED_SHARE = 0.01
 MB = 1e6
 # series -> how much it may rise whatever its level
 FLOORS = {
@@ -88,18 +89,24 @@ class Growth(Struct, frozen=True):
 
 
 class Soaked(Struct, frozen=True):
-    """What a soak gave. `missing`: jobs that were submitted and never ended; below 0, runs beyond the first."""
+    """What a soak gave.
+
+    Attributes:
+        missing: jobs that were submitted and never ended; below 0, runs beyond the first.
+        skipped: jobs that were left out of the steady rate, since too many calls were under way.
+    """
 
     duration_s: float
     samples: tuple[Sample, ...]
     growth: tuple[Growth, ...]
     missing: int
     wrong: int
+    skipped: int = 0
 
     @property
     def is_flat(self) -> bool:
-        """Whether nothing grew, nothing was lost and no result was wrong."""
-        return not any(series.grew for series in self.growth) and self.missing <= 0 and not self.wrong
+        """Whether nothing grew, nothing was lost, no result was wrong and the rate was kept."""
+        return not self._reasons()
 
     @property
     def exit_code(self) -> int:
@@ -118,13 +125,16 @@ class Soaked(Struct, frozen=True):
                 what = name.removesuffix("_ms").replace("_", " ")
                 found.append(f"{what}: {number(median(first))} ms in the first half, {number(median(second))} ms in the second")
         found.append(
-            f"jobs missing: {max(0, self.missing):,}, run more than once: {max(0, -self.missing):,}, wrong results: {self.wrong:,}"
+            f"jobs missing: {max(0, self.missing):,}, run more than once: {max(0, -self.missing):,}, wrong results: {self.wrong:,}, "
+            f"left out of the rate: {self.skipped:,}"
         )
         return [*found, "flat" if self.is_flat else f"NOT flat: {', '.join(self._reasons())}"]
 
     def _reasons(self) -> list[str]:
         grew = [f"{series.name} grew" for series in self.growth if series.grew]
-        return grew + [text for count, text in ((self.missing, "jobs are missing"), (self.wrong, "results are wrong")) if count > 0]
+        late = self.skipped > SKIPPED_SHARE * self.samples[-1].done
+        counted = ((self.missing, "jobs are missing"), (self.wrong, "results are wrong"), (late, "the rate was not kept"))
+        return grew + [text for count, text in counted if count > 0]
 
 
 # --- whether it grew: pure --------------------------------------------------------------------------------------------
@@ -178,7 +188,9 @@ def run(bench: Bench, duration_s: float, *, rate: float = 200.0, processes: int 
             missing = _missing(serving, worker, reader, totals)
         finally:
             client.end()
-    return Soaked(duration_s, tuple(samples), judge(samples, duration_s), missing, int(totals["wrong"] + totals["failed"]))
+    return Soaked(
+        duration_s, tuple(samples), judge(samples, duration_s), missing, int(totals["wrong"] + totals["failed"]), int(totals["skipped"])
+    )
 
 
 @contextlib.contextmanager
