@@ -80,6 +80,7 @@ def test_a_missing_job_or_a_wrong_result_is_not_flat() -> None:
     calm = samples(0.0, "keys")
     assert Soaked(SPAN_S, calm, judge(calm, SPAN_S), 1, 0).lines()[-1] == "NOT flat: jobs are missing"
     assert Soaked(SPAN_S, calm, judge(calm, SPAN_S), 0, 2).lines()[-1] == "NOT flat: results are wrong"
+    assert Soaked(SPAN_S, calm, judge(calm, SPAN_S), 0, 0, 10_000_000).lines()[-1] == "NOT flat: the rate was not kept"
     assert Soaked(SPAN_S, calm, judge(calm, SPAN_S), -3, 0).exit_code == 0  # run again after a crash: allowed
 
 
