@@ -119,6 +119,9 @@ def test_a_report_takes_other_tables_from_an_earlier_run() -> None:
     assert [goal.text for goal in made.tables[0].goals].count(f"{report.HALF}, 100 B") == 1
     assert "full sizes, 5 repetitions" in made.tables[1].notes[-1]
     assert made.sizes == "quick"
+    again = report.together(later, made, ("drain", "depth", "limit"))
+    assert again.tables[1].notes == made.tables[1].notes, "of its first run, once"
+    assert "This run measured The limit. The other tables" in markdown(again)
 
 
 def test_the_report_has_every_figure_its_goals_and_what_repeats_it() -> None:
@@ -129,7 +132,7 @@ def test_the_report_has_every_figure_its_goals_and_what_repeats_it() -> None:
     assert "| slow | **missed** | 1,000/s (900–1,300) |" in text
     assert "![Drain: jobs/s](performance/drain.svg)" in text
     assert "limit.svg" not in text
-    assert "smoke run" in text
+    assert "This run was a smoke one" in text
     assert "submission" in text
     assert "1,650/s" in text
     assert made.environment.command in text

@@ -13,6 +13,7 @@ from bananas.bench.table import Figure, Goal, Row, Table, figure, number, with_u
 from bananas.errors import ConfigError
 
 SHARE = "of the limit"
+EARLIER = "Of an earlier run:"
 HALF = "Drain, one process, 100 slots: at least 50% of the limit"
 HALF_ROWS = ("100 B, 1 process, 100 slots", "1 KB, 1 process, 100 slots")
 
@@ -61,10 +62,16 @@ def together(report: Report, earlier: Report, order: Sequence[str]) -> Report:
     """A report with those tables of an earlier run, too, that it has not measured itself; they say which run they are of."""
     own = {table.key for table in report.tables}
     run = earlier.environment
-    note = f"Of an earlier run: `{run.command}`, begun {run.began}, {earlier.sizes} sizes, {earlier.reps} repetitions."
-    added = [replace(table, notes=(*table.notes, note)) for table in earlier.tables if table.key not in own]
+    note = f"{EARLIER} `{run.command}`, begun {run.began}, {earlier.sizes} sizes, {earlier.reps} repetitions."
+    added = [
+        table if _is_earlier(table) else replace(table, notes=(*table.notes, note)) for table in earlier.tables if table.key not in own
+    ]
     tables = sorted(map(without_share, (*report.tables, *added)), key=lambda table: order.index(table.key))
     return replace(report, tables=with_shares(tables))
+
+
+def _is_earlier(table: Table) -> bool:
+    return any(note.startswith(EARLIER) for note in table.notes)
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -135,8 +142,11 @@ def markdown(report: Report, plots: Collection[str] = ()) -> str:
 
 def _opening(report: Report) -> str:
     text = METHOD.format(reps=report.reps, plural="" if report.reps == 1 else "s")
+    own = [table.title for table in report.tables if not _is_earlier(table)]
+    if len(own) < len(report.tables):
+        text += f"\nThis run measured {', '.join(own)}. The other tables are of earlier runs: each says which, and its repetitions.\n"
     if report.sizes != "full":
-        text += f"\n**This is a {report.sizes} run: its sizes are too small for figures to rely on.**\n"
+        text += f"\n**This run was a {report.sizes} one: its sizes are too small for figures to rely on.**\n"
     return f"Written by `{report.environment.command}`, which repeats it.\n\n{text}"
 
 
