@@ -185,7 +185,8 @@ async def test_middleware_may_name_a_priority(app: Bananas) -> None:
     assert (await (await app.submit("task", 1)).info()).priority == 100
 
 
-async def test_an_item_that_middleware_fails_at_fails_alone(app: Bananas) -> None:
+def closing(app: Bananas) -> list[int]:
+    """Middleware that fails at odd numbers; the numbers whose submit it saw the end of."""
     closed: list[int] = []
 
     @app.middleware
@@ -198,11 +199,13 @@ async def test_an_item_that_middleware_fails_at_fails_alone(app: Bananas) -> Non
             finally:
                 closed.append(draft.args[0])
 
-    @app.task
-    async def work(number: int) -> None: ...
+    return closed
 
+
+async def test_an_item_that_middleware_fails_at_fails_alone(app: Bananas) -> None:
+    closed = closing(app)
     with pytest.raises(SubmitManyError, match="2 of 4") as caught:
-        await app.submit_many(work.bind(number) for number in range(4))
+        await app.submit_many(Call[Any]("task", (number,), {}) for number in range(4))
     assert [type(outcome).__name__ for outcome in caught.value.outcomes] == ["Job", "ValueError", "Job", "ValueError"]
     assert sorted(closed) == [0, 2]
     assert (await app.queue("default").counts()).ready == 2
@@ -210,27 +213,16 @@ async def test_an_item_that_middleware_fails_at_fails_alone(app: Bananas) -> Non
 
 @pytest.mark.parametrize("sync", [False, True])
 async def test_calls_that_end_in_an_error_close_the_middleware(app: Bananas, sync: bool) -> None:
-    closed: list[int] = []
+    closed = closing(app)
 
-    @app.middleware
-    class Note:
-        def submit(self, draft: Draft) -> Iterator[None]:
-            try:
-                yield
-            finally:
-                closed.append(draft.args[0])
-
-    @app.task
-    async def work(number: int) -> None: ...
-
-    def calls() -> Iterator[Any]:
-        yield work.bind(1)
+    def calls() -> Iterator[Call[Any]]:
+        yield Call("task", (2,), {})
         raise LookupError("no more")
 
     submitting = asyncio.to_thread(app.submit_many_sync, calls()) if sync else app.submit_many(calls())
     with pytest.raises(LookupError):
         await submitting
-    assert closed == [1]
+    assert closed == [2]
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Fetcher:
         self._waiting_on: Connection | None = None
         self._event = asyncio.Event()
         self._idle = asyncio.Event()
-        self._suspect_since, self._suspect_pauses = 0.0, 0
+        self._suspect_since = self._suspect_pause_s = 0.0
         self.accepting = True
         self.promotes = True
         self.burst = self.stopping = False
@@ -258,8 +258,7 @@ class Fetcher:
                 self._runner.outcomes.release(suspects.pop())
             return False
         if time.monotonic() - self._suspect_since > SUSPECT_WAIT_S:
-            delay_s = min(LONGEST_SUSPECT_PAUSE_S, SUSPECT_WAIT_S * 2**self._suspect_pauses)
-            self._suspect_pauses += 1
+            delay_s = self._suspect_pause_s = min(LONGEST_SUSPECT_PAUSE_S, 2 * self._suspect_pause_s or SUSPECT_WAIT_S)
             while suspects:
                 self._runner.outcomes.postpone(suspects.pop(), delay_s)
             return False
@@ -267,7 +266,7 @@ class Fetcher:
 
     async def _run_suspect(self) -> None:
         claimed = self._runner.suspects.pop(0)
-        self._suspect_since, self._suspect_pauses = time.monotonic(), 0
+        self._suspect_since, self._suspect_pause_s = time.monotonic(), 0.0
         try:
             connection = self._connection
             if connection is None or connection.closed:
