@@ -34,7 +34,7 @@ MAX_LUA_LINES = 60
 # Reading order is dependency order: a module imports only modules above it. A name with `.*` stands for the modules of a package that
 # has no order of its own; its `__init__` and its modules may import each other.
 READING_ORDER = """
-    errors config keys
+    errors values config keys
     job codec retry schedule info context
     address connection scripts broker session lane sync_client background client rights
     middleware result handle task producer queue watcher server embedded app logs

@@ -1,0 +1,210 @@
+"""Values as people write them: names, durations, sizes, lists, URLs; read, checked, shown, and masked where they hold a password.
+
+A `Kind` knows one form of value. What is read names itself in its error ("JOB_TIMEOUT is '30 parsecs': give ..."), and every such error
+is a ConfigError. The settings are made of kinds; arguments of the API and of the command line are read by the same ones.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from bananas.errors import ConfigError, InvalidName, describe
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+PRIORITIES = {"high": 100, "normal": 500, "low": 900}
+LONGEST_S = 50 * 365 * 86_400  # a server time plus this stays below 2^42 ms (the year 2109), where the scores of `ready` end
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_DURATION_PART = rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h|d)"
+_UNITS_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_UNITS_NS["d"] = 86_400 * 10**9
+_UNITS_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_USER = r"(?:[^@/?#\x00-\x20]*@)?"
+_SERVER = rf"rediss?://{_USER}(?:[\w.-]+|\[[0-9a-f:.]+\])(?::(?P<port>\d+))?(?:/\d*)?"
+_URL = rf"(?:{_SERVER}|unix://{_USER}/[^?#\x00-\x20]+)(?:\?[^#\x00-\x20]*)?"
+_SECRET_OPTION = r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|%)[^=&;]*=)[^&]*"
+
+
+def check_queue_name(name: str, what: str = "queue") -> str:
+    """Return the name, or raise InvalidName: keys and public ids carry it, so it is 1 to 64 of A-Z a-z 0-9 _ -."""
+    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        return name
+    raise InvalidName(f"{_shown(name)} is not a {what} name: use 1 to 64 letters (A-Z, a-z), digits, '_' or '-'.")
+
+
+def check_namespace(name: str) -> str:
+    """Return the name, or raise InvalidName: the same rule as for queues."""
+    return check_queue_name(name, "namespace")
+
+
+def check_task_name(name: str) -> str:
+    """Return the name, or raise InvalidName: 1 to 200 printable characters (any script) without a space at either end."""
+    if isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() and name == name.strip():
+        return name
+    raise InvalidName(f"{_shown(name)} is not a task name: use 1 to 200 printable characters, no space at the ends.")
+
+
+def mask_url(url: object) -> str:
+    """The URL as it may be logged, passwords replaced by ***, also in the query. Takes anything; masks rather too much than too little."""
+    whole = url if isinstance(url, str) else describe(url, 10_000)
+    scheme, name, rest = re.findall(r"^([^:/?#\[\]@]+://)?(\[[0-9a-fA-F:.]*\]|[^:/?#@]*)(.*)", whole, re.DOTALL)[0]
+    user = f"{name}:" if rest.startswith(":") else ""  # without a colon it may be a password in the wrong place
+    head, at, tail = whole.rpartition("@")  # the last one: a password may hold @ and / as they are
+    tail = re.sub(_SECRET_OPTION, r"\1***", tail)
+    if at:
+        return f"{scheme}***" if re.search(_SECRET_OPTION, head) else f"{scheme}{user}***@{tail}"
+    is_port = name and re.match(r":\d{1,5}(?![^,/?#])", rest)
+    return f"{scheme}{user}***" if user and not is_port else tail
+
+
+class Kind(NamedTuple, Generic[T]):
+    """A kind of value: `parse` raises ValueError on what `form` does not describe, `show` writes a value as a user would."""
+
+    form: str
+    example: str
+    parse: Callable[[Any], T]
+    show: Callable[[Any], str] = str
+    secret: bool = False
+
+    def read(self, value: object, what: str) -> T:
+        """The parsed value; a ConfigError names `what`, the value (never a password), the accepted form and an example."""
+        try:
+            return self.parse(value.strip() if isinstance(value, str) else value)
+        except InvalidName as error:
+            raise InvalidName(f"{what}: {error}") from None
+        except (ValueError, LookupError, AttributeError, OverflowError):
+            raise ConfigError(f"{what} is {_shown(value, self.secret)}: give {self.form}, for example {self.example}.") from None
+
+
+def _shown(value: object, secret: bool = False) -> str:
+    return describe(mask_url(value) if secret or "://" in describe(value, 10_000) else value)
+
+
+def _matched(pattern: str, value: object) -> re.Match[str]:
+    """The match of the value's text: "True", "3.0" and "None" are no whole numbers, so types need no look of their own."""
+    if not (found := re.fullmatch(pattern, str(value), re.ASCII | re.IGNORECASE)):
+        raise ValueError
+    return found
+
+
+def _within(number: N, low: float, high: float) -> N:
+    if not low <= number <= high:  # NaN is nowhere
+        raise ValueError
+    return number
+
+
+def _integer(value: object) -> int:
+    return int(_matched(r"\d+", value)[0])
+
+
+def _number(value: object) -> float:
+    value = value.total_seconds() if isinstance(value, timedelta) else value
+    return value if isinstance(value, float) else float(_matched(_NUMBER, value)[0])
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, str) and re.fullmatch(f"(?:{_DURATION_PART})+", value, re.ASCII):
+        return sum(float(number) * _UNITS_NS[unit] for number, unit in re.findall(_DURATION_PART, value, re.ASCII)) / 10**9
+    return _number(value)
+
+
+def _bytes(value: object) -> int:
+    size = _matched(r"(\d+) ?([km]i?b|b|)", value)
+    return _within(int(size[1]) * _UNITS_BYTES[size[2].lower()], 1, 2**28)
+
+
+def _priority(value: object) -> int:
+    name = str(value).lower()
+    return PRIORITIES[name] if name in PRIORITIES else _within(_integer(value), 0, 1000)
+
+
+def _url(value: object) -> str:
+    found = _matched(_URL, value)
+    _within(int(found["port"] or 6379), 1, 65_535)
+    return found[0]
+
+
+def _items(item: Callable[[Any], T]) -> Callable[[object], tuple[T, ...]]:
+    def parse(value: object) -> tuple[T, ...]:
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        return tuple(dict.fromkeys(item(part.strip() if isinstance(part, str) else part) for part in parts))
+
+    return parse
+
+
+def parse_routing_key(entry: str) -> tuple[str, int | None]:
+    """Queue and weight of one of worker_routing_keys: "email" is ("email", None), "email:3" is ("email", 3)."""
+    name, colon, weight = entry.partition(":")
+    return check_queue_name(name), _within(_integer(weight), 1, 1000) if colon else None
+
+
+def _routing_keys(value: object) -> tuple[str, ...]:
+    keys = _items(parse_routing_key)(value)
+    if len(dict(keys)) < len(keys):  # one queue, two weights
+        raise ValueError
+    return tuple(name if weight is None else f"{name}:{weight}" for name, weight in keys)
+
+
+def _show_duration(value_s: float) -> str:
+    value_ms = round(value_s * 1000)
+    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if value_ms * 10**6 % _UNITS_NS[unit] == 0)
+    return f"{value_ms * 10**6 // _UNITS_NS[unit]}{unit}" if value_ms else "0"
+
+
+def whole(low: int, high: int, example: int) -> Kind[int]:
+    """Whole numbers from `low` to `high`."""
+    return Kind(f"a whole number from {low} to {high}", str(example), lambda v: _within(_integer(v), low, high))
+
+
+def duration(low_s: float, high_s: float, example: str) -> Kind[float]:
+    """Seconds from `low_s` to `high_s`, as a number, a timedelta or text like 1h30m."""
+    form = f"seconds or a duration like 500ms, 30s, 1h30m or 180d, from {_show_duration(low_s)} to {_show_duration(high_s)}"
+    return Kind(form, example, lambda v: _within(_seconds(v), low_s, high_s), _show_duration)
+
+
+def choice(words: tuple[str, ...], **aliases: str) -> Kind[str]:
+    """One of `words`, the first as the example; an alias, with '_' for '-', stands for the word that it names."""
+    known = {word: word for word in words} | {alias.replace("_", "-"): word for alias, word in aliases.items()}
+    return Kind(f"one of {', '.join(known)}", words[0], lambda v: known[str(v).lower().replace("_", "-")])
+
+
+_SECONDS_FORM = f"seconds as a number from 0 to {LONGEST_S}, or a timedelta"
+_URL_FORM = (
+    "redis://[[user]:password@]host[:port][/db], rediss://... (TLS) or unix://[[user]:password@]/path/to.sock[?db=0], "
+    "with characters like @ : / ? # % in the password percent-encoded"
+)
+BOOLEAN = Kind("true or false (1/0, yes/no, on/off)", "true", lambda v: _WORDS[str(v).lower()], lambda v: str(v).lower())
+DURATION = duration(0, LONGEST_S, "30s")
+NAMESPACE = Kind("1 to 64 letters, digits, '_' or '-'", "shop", check_namespace)
+PRIORITY = Kind("high (100), normal (500), low (900) or a whole number from 0 to 1000", "high", _priority)
+RATE = Kind("a number from 0 to 1000000", "250", lambda v: _within(_number(v), 0, 10**6), "{:g}".format)
+SECONDS = Kind(_SECONDS_FORM, "0.5 or timedelta(minutes=5)", lambda v: _within(_number(None if isinstance(v, str) else v), 0, LONGEST_S))
+SIZE = Kind("bytes, plain or in KB, MB (1000s), KiB or MiB (1024s), from 1 to 256MiB", "1MiB", _bytes, lambda v: f"{v >> 20}MiB")
+SOME_PRIORITIES = Kind(f"comma-separated priorities, each {PRIORITY.form}", "high,normal", _items(_priority))
+SOME_QUEUES = Kind("comma-separated queues, each once, with a weight from 1 to 1000 or none", "email:3,default:1", _routing_keys)
+SOME_TASKS = Kind("comma-separated task names", "send_email,shop.resize", _items(check_task_name))
+URL = Kind(_URL_FORM, "redis://:password@localhost:6379/0", _url, secret=True)
+
+
+def parse_duration(value: object, what: str) -> float:
+    """Seconds (0 to 50 years) of 30, "30", "30s", "500ms", "1h30m", "180d" or a timedelta; a ConfigError names `what`."""
+    return DURATION.read(value, what)
+
+
+def parse_size(value: object, what: str) -> int:
+    """Bytes of 1048576, "1048576", "1MB" (1000s) or "1MiB" (1024s), in any case; a ConfigError names `what`."""
+    return SIZE.read(value, what)
+
+
+def parse_priority(value: str | int) -> int:
+    """0 to 1000 of "high", "normal", "low", an integer or its text; ConfigError otherwise."""
+    return PRIORITY.read(value, "priority")
+
+
+def seconds(value: float | int | timedelta, what: str) -> float:
+    """Seconds of a number or a timedelta that a user passes: finite, 0 to 50 years; a ConfigError names `what`."""
+    return SECONDS.read(value, what)
