@@ -15,6 +15,7 @@ from tests.support import eventually, is_gone, kill
 from bananas import TaskError, broker
 from bananas.address import parse_url
 from bananas.connection import SyncConnection
+from bananas.errors import QueueFull
 from bananas.inspector import workers
 from bananas.keys import workers_key
 
@@ -241,6 +242,21 @@ async def test_a_worker_that_is_idle_asks_on_until_the_server_is_full_no_more(si
     finally:
         connection.execute([("CONFIG", "SET", "maxmemory", 0)], 5)
         connection.close()
+
+
+async def test_a_worker_that_starts_on_a_full_server_drains_its_queue(site: Site, place: PrivateServer) -> None:
+    jobs = await site.submit_many(20, "double", 1)
+    connection = SyncConnection(parse_url(place.url), "test", 5)
+    try:
+        connection.execute([("CONFIG", "SET", "maxmemory", 1)], 5)
+        with pytest.raises(QueueFull):
+            await site.app.submit("double", 1)
+        site.worker()
+        assert [await job.result(timeout=15) for job in jobs] == [2] * 20
+    finally:
+        connection.execute([("CONFIG", "SET", "maxmemory", 0)], 5)
+        connection.close()
+    await site.assert_nothing_left()
 
 
 async def test_an_idle_worker_beats_half_as_often_and_stays_in_the_registry(site: Site) -> None:

@@ -9,7 +9,7 @@ from bananas import rights
 from bananas.app import Bananas
 from bananas.broker import Filter, plain
 from bananas.config import parse_routing_key
-from bananas.errors import ConfigError
+from bananas.errors import ConfigError, QueueFull
 from bananas.keys import queues_key, task_tag
 from bananas.session import answer, check_layout, first_use
 from bananas.worker.fetcher import Fetcher
@@ -49,7 +49,8 @@ async def open_queues(app: Bananas, boot: str) -> list[Served]:
         keys = app.producer.keys(name)
         replies = await here.lane.ask(None, first_use(keys), settings.call_timeout, f"opening queue {name!r}")
         for reply in replies:
-            answer(reply)
+            if not isinstance(reply, QueueFull):  # what is queued on a full server is run all the same
+                answer(reply)
         check_layout(keys, replies[-1])
         queues.append(Served(index, keys, boot, weight or 0))
     return queues
