@@ -40,7 +40,7 @@ READING_ORDER = """
     middleware result handle task producer queue watcher server embedded app logs
     worker.table worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner worker.fetcher
     worker.engine worker.inline worker.maintenance worker.control worker.child worker.__main__ worker.supervisor worker
-    findings audit inspector testing demo_tasks demo bench.* cli.*
+    findings audit inspector testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*
     bananas __main__
 """.split()

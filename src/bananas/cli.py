@@ -1,4 +1,4 @@
-"""The command line: `bananas worker | scheduler | replay | server | demo | bench | plan`.
+"""The command line: `bananas worker | scheduler | replay | server | demo | bench | plan | chaos`.
 
 Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
 a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
@@ -34,6 +34,7 @@ Examples:
   bananas demo                                     see it work
   bananas bench --quick                            measure it
   bananas plan --rate 10000 --duration 50ms        what a load needs
+  bananas chaos --quick                            break it, and count what becomes of each job
 """
 
 # field of the settings: (option, what stands for its value, help)
@@ -99,7 +100,11 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 class _Commands(click.Group):
     """Commands of other modules are imported when they are named."""
 
-    ELSEWHERE: ClassVar = {"bench": "bananas.bench.command:bench_command", "plan": "bananas.bench.plan:plan_command"}
+    ELSEWHERE: ClassVar = {
+        "bench": "bananas.bench.command:bench_command",
+        "chaos": "bananas.chaos.command:chaos_command",
+        "plan": "bananas.bench.plan:plan_command",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.ELSEWHERE])

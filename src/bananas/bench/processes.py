@@ -43,6 +43,11 @@ class Process:
         """Its id and those of its descendants."""
         return process_tree(self.pid)
 
+    def close_input(self) -> None:
+        """Close its stdin, which tells those that read it to end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def wait(self, timeout_s: float) -> None:
         """Return when it has ended well. Raises ProcessFailed when it failed, or goes on for `timeout_s`."""
         try:
