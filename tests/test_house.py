@@ -38,9 +38,11 @@ READING_ORDER = """
     job codec retry schedule info context
     address connection scripts broker session lane sync_client background client rights
     middleware result handle task producer queue watcher server embedded app logs
-    worker.table worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner worker.fetcher
-    worker.engine worker.inline worker.maintenance worker.control worker.child worker.__main__ worker.supervisor worker
-    findings audit inspector testing demo_tasks demo bench.* chaos.* cli.*
+    worker.table worker.vitals worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner
+    worker.fetcher
+    worker.engine worker.inline worker.maintenance worker.control worker.child worker.__main__
+    worker.process worker.health worker.probes worker.supervisor worker
+    health findings audit inspector testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*
     bananas __main__
 """.split()

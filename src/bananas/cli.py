@@ -1,4 +1,4 @@
-"""The command line: `bananas worker | scheduler | replay | server | demo | bench | plan | chaos`.
+"""The command line: `bananas worker | scheduler | health | replay | server | demo | bench | plan | chaos`.
 
 Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
 a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
@@ -29,6 +29,7 @@ Examples:
   bananas worker shop.tasks:app --queues email:3,default --concurrency 100
   bananas worker shop.tasks:app --burst            end when nothing is ready
   bananas scheduler shop.tasks:app                 upkeep and cron only
+  bananas health --port 8080                       is a worker live and ready?
   bananas replay shop.tasks:app JOB_ID             run a dead job again
   bananas server                                   a private server for this directory
   bananas demo                                     see it work
@@ -52,12 +53,16 @@ _SETTINGS = {
     "worker_priorities": ("--priorities", "A,B", "Serve these priorities only: high,normal or numbers. Implies --mode specialized."),
     "worker_job_types": ("--tasks", "A,B", "Run these tasks only; others stay queued. Implies --mode job-specialized."),
     "shutdown_timeout": ("--shutdown-timeout", "TIME", "How long jobs may finish after SIGTERM, e.g. 25s."),
+    "worker_health_port": ("--health-port", "PORT", "Answer probes here: GET /live, /ready, /health."),
+    "worker_health_host": ("--health-host", "HOST", "Listen for probes at this address. Default: 0.0.0.0."),
+    "worker_heartbeat_file": ("--heartbeat-file", "PATH", "Keep this file up to date, for `bananas health --file`."),
     "redis_url": ("--url", "URL", "The server, instead of the app's and REDIS_URL."),
     "log_level": ("--log-level", "LEVEL", "debug, info, warning or error."),
     "log_format": ("--log-format", "FORMAT", "console, logfmt or json."),
 }
 _IMPLIED_MODES = {"worker_priorities": "specialized", "worker_job_types": "job-specialized"}
 _COMMON_SETTINGS = ("redis_url", "log_level", "log_format")
+_PROBES = ("worker_health_port", "worker_health_host", "worker_heartbeat_file")
 
 
 def _checked(_: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -103,6 +108,7 @@ class _Commands(click.Group):
     ELSEWHERE: ClassVar = {
         "bench": "bananas.bench.command:bench_command",
         "chaos": "bananas.chaos.command:chaos_command",
+        "health": "bananas.health:health_command",
         "plan": "bananas.bench.plan:plan_command",
     }
 
@@ -146,7 +152,7 @@ def worker(target: str, modules: tuple[str, ...], burst: bool, reload: bool, **g
 
 @cli.command()
 @_app_arguments
-@_setting_options(*_COMMON_SETTINGS)
+@_setting_options(*_PROBES, *_COMMON_SETTINGS)
 def scheduler(target: str, modules: tuple[str, ...], **given: str | None) -> None:
     """Upkeep only: promote due jobs, take back leases, fire cron. Every worker does it too; for where workers scale to zero."""
     _prepare_imports()
@@ -227,11 +233,11 @@ def _server_named(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _run_worker(target: str, modules: tuple[str, ...], burst: bool, settings: dict[str, Any]) -> None:
     from bananas.config import load_settings
-    from bananas.worker.supervisor import WorkerSpec, run
+    from bananas.worker.supervisor import Probing, WorkerSpec, run
 
     settings = _server_named(settings)
-    load_settings(settings)  # what is wrong in them is told before a process is started
-    sys.exit(run(WorkerSpec(target=target, modules=modules, settings=settings, burst=burst)))
+    probing = Probing.of(load_settings(settings))  # what is wrong in them is told before a process is started
+    sys.exit(run(WorkerSpec(target=target, modules=modules, settings=settings, burst=burst, probing=probing)))
 
 
 def _run_reloading() -> int:

@@ -21,8 +21,11 @@ from bananas.errors import ConfigError, UnknownSetting
 from bananas.values import (
     BOOLEAN,
     DURATION,
+    HOST,
     LONGEST_S,
     NAMESPACE,
+    PATH,
+    PORT,
     PRIORITIES,
     RATE,
     SIZE,
@@ -122,6 +125,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_max_count: Annotated[int, whole(1, 10**7, 10_000), "Dead jobs kept per queue."] = 10_000
     dead_max_age: Annotated[float, duration(1, LONGEST_S, "30d"), "How long a dead job is kept."] = 180 * 86_400.0
     unknown_task_ttl: Annotated[float, DURATION, "A job of a task that no worker knows is dead after this time."] = 86_400.0
+    worker_health_port: Annotated[
+        int | None, PORT, "`bananas worker` answers probes here: /live, /ready and /health. Unset: not at all."
+    ] = None
+    worker_health_host: Annotated[str, HOST, "Where it listens for probes; they come from outside of a container."] = "0.0.0.0"
+    worker_heartbeat_file: Annotated[str | None, PATH, "A file that `bananas worker` keeps up to date, for probes without a port."] = None
+    worker_live_timeout: Annotated[float, duration(1, 86_400, "60s"), "A process whose loops stand still for so long is not live."] = 60.0
     submit_rate: Annotated[float, RATE, "Jobs per second that a client submits at most, 0 = no limit."] = 0.0
 
     @property

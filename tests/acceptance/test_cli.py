@@ -151,7 +151,7 @@ def test_help_names_every_command_with_examples_and_loads_little(folder: Folder)
     assert folder.run_code(code).stdout.endswith("set()\n")
 
 
-@pytest.mark.parametrize("command", ["worker", "scheduler", "replay", "server", "demo"])
+@pytest.mark.parametrize("command", ["worker", "scheduler", "health", "replay", "server", "demo"])
 def test_each_command_says_what_it_does(here: Here, command: str) -> None:
     run = here(command, "--help")
     assert run.returncode == 0

@@ -76,6 +76,10 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "BANANAS_DEAD_MAX_COUNT": ("5", {"dead_max_count": 5}),
     "BANANAS_DEAD_MAX_AGE": ("30d", {"dead_max_age": 2_592_000.0}),
     "BANANAS_UNKNOWN_TASK_TTL": ("10m", {"unknown_task_ttl": 600.0}),
+    "BANANAS_WORKER_HEALTH_PORT": ("8080", {"worker_health_port": 8080}),
+    "BANANAS_WORKER_HEALTH_HOST": ("::", {"worker_health_host": "::"}),
+    "BANANAS_WORKER_HEARTBEAT_FILE": ("/run/a b/heartbeat", {"worker_heartbeat_file": "/run/a b/heartbeat"}),
+    "BANANAS_WORKER_LIVE_TIMEOUT": ("2m", {"worker_live_timeout": 120.0}),
     "BANANAS_SUBMIT_RATE": ("12.5", {"submit_rate": 12.5}),
     "BANANAS_RESULT_TTL_SUCCESS": ("5", {"result_ttl_success": 5.0}),
     "BANANAS_RESULT_TTL_FAILURE": ("6", {"result_ttl_failure": 6.0}),
@@ -165,6 +169,9 @@ REFUSED = {
     "BANANAS_CALL_TIMEOUT": ["0"],
     "BANANAS_DEAD_MAX_COUNT": ["0"],
     "BANANAS_DEAD_MAX_AGE": ["0"],
+    "BANANAS_WORKER_HEALTH_PORT": ["65536", "-1", "http"],
+    "BANANAS_WORKER_HEALTH_HOST": ["http://localhost", "a b"],
+    "BANANAS_WORKER_LIVE_TIMEOUT": ["0"],
     "BANANAS_SUBMIT_RATE": ["-1", "fast", "inf"],
 }
 

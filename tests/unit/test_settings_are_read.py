@@ -47,6 +47,10 @@ GIVEN: dict[str, dict[str, Any]] = {
     "dead_max_count": {"dead_max_count": 7},
     "dead_max_age": {"dead_max_age": 7},
     "unknown_task_ttl": {"unknown_task_ttl": 7},
+    "worker_health_port": {"worker_health_port": 0},
+    "worker_health_host": {"worker_health_host": "127.0.0.1"},
+    "worker_heartbeat_file": {"worker_heartbeat_file": "/tmp/heartbeat"},
+    "worker_live_timeout": {"worker_live_timeout": 7},
     "submit_rate": {"submit_rate": 7},
 }
 

@@ -24,16 +24,18 @@ import structlog
 from bananas.app import Bananas
 from bananas.client import new_boot
 from bananas.config import Settings
-from bananas.errors import BananasError, ConfigError
+from bananas.errors import BananasError, BrokerError, ConfigError
 from bananas.logs import configure
 from bananas.worker import table as tables
-from bananas.worker.control import RECYCLED, Hello, Lines, Message, WorkerSpec, line, send_hello
+from bananas.worker import vitals
+from bananas.worker.control import RECYCLED, UNREACHED, Hello, Lines, Message, Probing, WorkerSpec, line, send_hello
 from bananas.worker.engine import Engine, open_queues
 from bananas.worker.isolated import IsolatedPool, Recipe
 from bananas.worker.loading import load_app, override
 from bananas.worker.maintenance import Clock, Upkeep, repeat
 from bananas.worker.served import Served
 from bananas.worker.table import LeaseTable
+from bananas.worker.vitals import Sign, Ticker, Vitals
 
 STUBBORN_S = 2.0
 HOOKS_S = 2.0  # how long hooks may go on when all jobs have ended
@@ -69,6 +71,8 @@ class Child:
                 stack.push_async_callback(self._runner.pool.close)
             self._greet(queues)
             loops = self._start_loops()
+            self._ticker.turn()
+            stack.callback(self._ticker.close)
             await self._fetcher.drained.wait()
             if self._failure is not None:
                 raise self._failure
@@ -93,12 +97,18 @@ class Child:
         capacity = tables.capacity_for(self.settings.slots)
         self._table_fd = tables.make_file(capacity)
         self._table = LeaseTable(self._table_fd, capacity)
+        self._vitals_fd = vitals.make_file()
+        self._ticker = Ticker(Vitals(self._vitals_fd), self._sign)
         self._engine = Engine(self.app, self.boot, queues, self._table)
         self._runner, self._fetcher = self._engine.runner, self._engine.fetcher
         if any(task.isolated for task in self._runner.tasks.values()):
             recipe = Recipe(self._spec.target, self._spec.modules, self._spec.settings, os.dup(self._table_fd))
             self._runner.pool = IsolatedPool(recipe)
         self._fetcher.burst = self._spec.burst
+
+    def _sign(self) -> Sign:
+        paused = frozenset(served.index for served in self._engine.queues if served.paused)
+        return vitals.gather([self._fetcher.pulse], self._fetcher.accepting, paused)
 
     def _greet(self, queues: list[Served]) -> None:
         settings = self.settings
@@ -114,10 +124,13 @@ class Child:
             lease=settings.lease,
             shutdown_timeout=settings.shutdown_timeout,
             processes=settings.worker_processes,
+            claims=settings.worker_mode != "scheduler-only",
+            probing=Probing.of(settings),
         )
-        send_hello(self._channel, hello, self._table_fd)
-        os.close(self._table_fd)
-        slots = 0 if settings.worker_mode == "scheduler-only" else hello.slots
+        send_hello(self._channel, hello, self._table_fd, self._vitals_fd)
+        for fd in (self._table_fd, self._vitals_fd):
+            os.close(fd)
+        slots = hello.slots if hello.claims else 0
         log.info("worker process started", queues=hello.queues, slots=slots, mode=settings.worker_mode, server=str(hello.address))
         if slots and not hello.tasks:
             log.warning("the app declares no task: every job will be handed back; name its modules with app.include or after MODULE:APP")
@@ -253,6 +266,9 @@ def main() -> int:
             return runner.run(Child(app, spec, channel, quiet=quiet).run())
     except BananasError as error:
         sys.stderr.write(f"bananas worker: {type(error).__name__}: {error}\n")
+        if isinstance(error, BrokerError):
+            with contextlib.suppress(OSError):
+                channel.sendall(line(Message(bye=UNREACHED)))
         return 2 if isinstance(error, ConfigError) else 1
 
 

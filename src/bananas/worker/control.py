@@ -1,7 +1,7 @@
 """What supervisor and child say to each other: lines of JSON over a socket pair, and once the file of the lease table.
 
 supervisor -> child   start, lost, cancelled, stop, cancel, quiet
-child -> supervisor   hello (with the table's file descriptor), bye
+child -> supervisor   hello (with the file descriptors of the table and the vitals), bye
 """
 
 import socket
@@ -11,8 +11,31 @@ import msgspec
 from msgspec import Struct
 
 from bananas.address import Address
+from bananas.config import Settings
 
 RECYCLED = "recycled"  # how a child's farewell begins when another is to take its place
+
+
+UNREACHED = "unreached"  # the farewell of one that did not start, since the server does not answer
+
+
+class Probing(Struct, frozen=True, kw_only=True):
+    """How probes are served: see the settings worker_health_port, _host, worker_heartbeat_file and worker_live_timeout."""
+
+    port: int | None = None
+    host: str = "0.0.0.0"
+    file: str = ""
+    live_timeout: float = 60.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Probing":
+        """As these settings say."""
+        return cls(
+            port=settings.worker_health_port,
+            host=settings.worker_health_host,
+            file=settings.worker_heartbeat_file or "",
+            live_timeout=settings.worker_live_timeout,
+        )
 
 
 class WorkerSpec(Struct, frozen=True, kw_only=True):
@@ -23,12 +46,14 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
         modules: further modules with tasks.
         settings: by field name, what the command line gave; it wins over the code's and the environment's.
         burst: end when nothing is ready or running.
+        probing: how probes are served before a process has greeted with its app's settings.
     """
 
     target: str
     modules: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     burst: bool = False
+    probing: Probing = Probing()
 
 
 class Hello(Struct, frozen=True, kw_only=True):
@@ -45,6 +70,8 @@ class Hello(Struct, frozen=True, kw_only=True):
     lease: float
     shutdown_timeout: float
     processes: int
+    claims: bool
+    probing: Probing
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,6 +107,6 @@ class Lines:
         return [_decoder.decode(text) for text in complete if text]
 
 
-def send_hello(channel: socket.socket, hello: Hello, table_fd: int) -> None:
-    """Send the greeting together with the lease table's file."""
-    socket.send_fds(channel, [line(Message(hello=hello))], [table_fd])
+def send_hello(channel: socket.socket, hello: Hello, *fds: int) -> None:
+    """Send the greeting together with the files of the lease table and the vitals."""
+    socket.send_fds(channel, [line(Message(hello=hello))], list(fds))

@@ -33,6 +33,7 @@ from bananas.worker.runner import Runner
 from bananas.worker.served import FAIR_EVERY, Rotation, Served
 from bananas.worker.settler import Sent
 from bananas.worker.table import LeaseTable
+from bananas.worker.vitals import Pulse
 
 BLOCK_S = 2.0
 REST_S = 0.25
@@ -69,6 +70,7 @@ class Fetcher:
         self._event = asyncio.Event()
         self._idle = asyncio.Event()
         self._suspect_since = self._suspect_pause_s = 0.0
+        self.pulse = Pulse()
         self.accepting = True
         self.promotes = True
         self.burst = self.stopping = False
@@ -97,6 +99,7 @@ class Fetcher:
         failures = 0
         while True:
             self._event.clear()
+            self.pulse.step()
             served = self._next_claim()
             if self._suspect_turn():
                 await self._run_suspect()
@@ -105,8 +108,9 @@ class Fetcher:
             elif self._finished():
                 break
             else:
-                self._table.note_progress()
-                if self.accepting and self._runner.free > 0 and not self._runner.suspects:
+                waits = self.accepting and self._runner.free > 0 and not self._runner.suspects
+                self.pulse.step(resting=not waits)
+                if waits:
                     self._idle.set()
                 await self._event.wait()
                 self._idle.clear()
@@ -133,8 +137,10 @@ class Fetcher:
     async def _turn_safely(self, served: Served | None, failures: int) -> int:
         try:
             await self._turn(served)
+            self.pulse.answer()
             return 0
         except (ConnectionLost, BananasError) as error:  # one that is unsuitable now (another policy, a certificate) may be mended
+            self.pulse.fail()
             if served is not None:
                 served.hungry = True
             if failures in (0, 5) or failures % 60 == 0:
@@ -159,7 +165,6 @@ class Fetcher:
             if served is not None:
                 served.lost_turn = served.turn
             raise
-        self._table.note_progress()
         failure: BrokerError | None = None
         for reply, read in zip(replies, readers, strict=True):
             if isinstance(reply, BrokerError):
@@ -217,7 +222,7 @@ class Fetcher:
 
     def _hand_over(self, served: Served, claim: Claim, began: float) -> None:
         got = len(claim.bodies)
-        popped, served.popped = served.popped, False
+        popped, served.popped, served.paused = served.popped, False, claim.paused
         if served.turn % FAIR_EVERY != 0:
             served.cursor = claim.cursor
         served.hungry = claim.left > 0 and not claim.paused and (got > 0 or served.cursor > 0)

@@ -18,6 +18,7 @@ class Served:
         due: scheduled jobs are due: promote.
         turn, fence: the number of the last claim sent, and the last fence received.
         lost_turn: a claim whose reply was lost and that is not undone yet, or 0.
+        paused: it was, when last asked.
         resting_until: the loop's time before which its marker is left to others.
     """
 
@@ -25,7 +26,7 @@ class Served:
         self.index, self.keys, self.weight = index, keys, weight
         self.settler = Settler(keys, boot)
         self.hungry = True
-        self.due = self.popped = self.rearm = False
+        self.due = self.popped = self.rearm = self.paused = False
         self.turn = self.fence = self.lost_turn = self.cursor = 0
         self.resting_until = 0.0
         self._timer: asyncio.TimerHandle | None = None

@@ -17,10 +17,8 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,79 +27,16 @@ import msgspec
 from bananas import broker
 from bananas.broker import Extension, Request
 from bananas.connection import ConnectionLost, SyncConnection
-from bananas.errors import BananasError
-from bananas.keys import QueueKeys, queues_key, workers_key
+from bananas.errors import BananasError, BrokerError, ConfigError
+from bananas.keys import queues_key, workers_key
 from bananas.session import run_sync
-from bananas.worker.control import RECYCLED, Hello, Lines, Message, WorkerSpec, line
-from bananas.worker.table import HeldLease, LeaseTable
+from bananas.worker.control import RECYCLED, UNREACHED, Hello, Message, Probing, WorkerSpec
+from bananas.worker.health import Shift
+from bananas.worker.probes import Probes
+from bananas.worker.process import ChildProcess
+from bananas.worker.table import HeldLease
 
 KILL_AFTER_S = 5.0
-
-
-class _Child:
-    """One worker process as its supervisor sees it."""
-
-    def __init__(self, spec: WorkerSpec, *, quiet: bool = False) -> None:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "bananas.worker", str(theirs.fileno())]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
-        theirs.close()
-        self.channel, self.lines = ours, Lines()
-        self.hello: Hello | None = None
-        self.table: LeaseTable | None = None
-        self.keys: list[QueueKeys] = []
-        self.bye = ""
-        self.send(Message(start=spec, quiet=quiet))
-
-    def send(self, message: Message) -> None:
-        with contextlib.suppress(OSError):
-            self.channel.sendall(line(message))
-
-    def receive(self) -> list[Message]:
-        """Messages that have come; the greeting brings the table along."""
-        try:
-            data, fds, _, _ = socket.recv_fds(self.channel, 65536, 1)
-        except OSError:
-            return []
-        messages = self.lines.feed(data)
-        for message in messages:
-            if message.hello is not None and fds:
-                self.hello = message.hello
-                self.table = LeaseTable(fds[0], message.hello.capacity)
-                self.keys = [_keys(message.hello.namespace, name) for name in message.hello.queues]
-                os.close(fds[0])
-            if message.bye:
-                self.bye = message.bye
-        return messages
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the process is stopped by a signal (state T): then nobody may renew its leases."""
-        try:
-            with open(f"/proc/{self.process.pid}/stat") as file:
-                return file.read().rpartition(")")[2].split()[0] in ("T", "t")
-        except OSError:
-            state = subprocess.run(["ps", "-o", "stat=", "-p", str(self.process.pid)], capture_output=True, text=True, check=False).stdout
-            return state.strip().startswith("T")
-
-    def held(self) -> dict[int, list[HeldLease]]:
-        """The leases in its table, by queue."""
-        found: dict[int, list[HeldLease]] = defaultdict(list)
-        if self.table is not None:
-            for lease in self.table.held():
-                if lease.queue < len(self.keys):
-                    found[lease.queue].append(lease)
-        return found
-
-    def close(self) -> None:
-        self.channel.close()
-        if self.table is not None:
-            self.table.close()
-
-
-def _keys(namespace: str, name: str) -> QueueKeys:
-    queue, _, shard = name.partition(".")
-    return QueueKeys(namespace, queue, int(shard) if shard else None)
 
 
 class Supervisor:
@@ -109,7 +44,7 @@ class Supervisor:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._children: list[_Child] = []
+        self._children: list[ChildProcess] = []
         self._full = False
         self._silent_until = 0.0
         self._selector = selectors.DefaultSelector()
@@ -121,18 +56,23 @@ class Supervisor:
         self._started_ms = int(time.time() * 1000)
         self._restarts: list[float] = []
         self._starts: list[float] = []
+        self._turned, self._began = time.monotonic(), time.monotonic()
+        self._answered = self._trouble = self._start_s = 0.0
+        self._error, self._kept_out, self._wanted = "", False, 0
+        self._probes = Probes(self._shift, _say)
 
     def run(self) -> int:
         """Block until every child has ended for good. Returns the exit code."""
+        self._probes.use(self._spec.probing)
         waker = self._catch_signals()
         self._start_child()
         next_beat = 0.0
         while self._children or self._starts:
-            now = time.monotonic()
+            now = self._turned = time.monotonic()
             for key, _ in self._selector.select(max(0.0, min(next_beat - now, 0.1)) if self._lease() else 0.1):
                 if key.fileobj is waker:
                     waker.recv(64)
-                elif isinstance(key.data, _Child):
+                elif isinstance(key.data, ChildProcess):
                     self._listen(key.data)
             for child in [child for child in self._children if child.process.poll() is not None]:
                 self._ended(child)
@@ -142,6 +82,7 @@ class Supervisor:
                 self._beat()
             if self._stop_by and time.monotonic() > self._stop_by:
                 self._kill_the_stuck()
+        self._probes.close()
         if self._connection is not None:
             self._connection.close()
         return self._exit_code
@@ -152,28 +93,29 @@ class Supervisor:
     # --- children ---
 
     def _start_child(self) -> None:
-        child = _Child(self._spec, quiet=self._quiet)
+        child = ChildProcess(self._spec, quiet=self._quiet)
         self._children.append(child)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
 
-    def _listen(self, child: _Child) -> None:
+    def _listen(self, child: ChildProcess) -> None:
         for message in child.receive():
             if message.hello is not None:
                 self._greeted_by(child, message.hello)
 
-    def _greeted_by(self, child: _Child, hello: Hello) -> None:
-        self._silent_until = 0.0
+    def _greeted_by(self, child: ChildProcess, hello: Hello) -> None:
+        self._silent_until, self._kept_out = 0.0, False
+        self._follow(hello)
         self._beat()
         if self._quiet:
             child.send(Message(quiet=True))
         if self._stopping:
             child.send(Message(stop=True))
         elif not self._greeted:
-            self._greeted = True
+            self._greeted, self._start_s = True, time.monotonic() - self._began
             for _ in range(hello.processes - 1):
                 self._start_child()
 
-    def _ended(self, child: _Child) -> None:
+    def _ended(self, child: ChildProcess) -> None:
         while child.receive():
             pass
         code = child.process.returncode
@@ -181,6 +123,7 @@ class Supervisor:
         self._selector.unregister(child.channel)
         self._take_back(child, crashed=code != 0)
         child.close()
+        self._kept_out = child.bye == UNREACHED
         if not self._greeted and not self._stopping and code > 0:
             self._exit_code = code
             self._stop()
@@ -189,7 +132,7 @@ class Supervisor:
         elif code not in (0, -signal.SIGKILL, -signal.SIGTERM):
             self._exit_code = self._exit_code or 1
 
-    def _restart(self, child: _Child, code: int) -> None:
+    def _restart(self, child: ChildProcess, code: int) -> None:
         now = time.monotonic()
         self._restarts = [at for at in self._restarts if at > now - 10] + [now]
         if code:
@@ -204,7 +147,7 @@ class Supervisor:
         for _ in due:
             self._start_child()
 
-    def _take_back(self, child: _Child, *, crashed: bool) -> None:
+    def _take_back(self, child: ChildProcess, *, crashed: bool) -> None:
         """What a process that is gone still held: crashed, with a crash counted; else unused."""
         requests: list[Request[Any]] = []
         hello = child.hello
@@ -230,7 +173,7 @@ class Supervisor:
         if not alive or alive[0].hello is None:
             return
         requests: list[Request[Any]] = []
-        extended: list[tuple[_Child, list[HeldLease]]] = []
+        extended: list[tuple[ChildProcess, list[HeldLease]]] = []
         every_held = [child.held() for child in alive]
         if time.monotonic() < self._silent_until and not any(every_held) and not self._full:
             return
@@ -247,8 +190,10 @@ class Supervisor:
         began = time.monotonic()
         try:
             replies = self._ask(requests, alive[0].hello)
-        except (BananasError, ConnectionLost):
+        except (BananasError, ConnectionLost) as error:
+            self._note(error)
             return
+        self._note(next((reply for reply in replies if isinstance(reply, BrokerError)), None))
         if extended or self._full:
             self._full = replies[-1] is True
         self._silent_until = 0.0 if any(every_held) else began + 0.4 * alive[0].hello.lease
@@ -260,7 +205,7 @@ class Supervisor:
                 if child.table is not None:
                     child.table.note_beat(began, full=self._full)
 
-    def _report(self, child: _Child, leases: list[HeldLease], extension: Extension) -> None:
+    def _report(self, child: ChildProcess, leases: list[HeldLease], extension: Extension) -> None:
         """Note which leases are lost, before this beat is noted; the child hears of them too."""
         gone = [lease for lease, held in zip(leases, extension.held, strict=True) if not held]
         for lease in gone:
@@ -271,7 +216,7 @@ class Supervisor:
         if lost or cancelled:
             child.send(Message(lost=lost, cancelled=cancelled))
 
-    def _announcement(self, child: _Child, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[int]:
+    def _announcement(self, child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[int]:
         running = [child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases]
         overdue = [
             child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases if lease.overdue
@@ -297,6 +242,42 @@ class Supervisor:
         if self._connection is None or self._connection.closed:
             self._connection = SyncConnection(hello.address, f"bananas:supervisor:{os.getpid()}", timeout)
         return run_sync(self._connection, requests, timeout)
+
+    # --- health ---
+
+    def _follow(self, hello: Hello) -> None:
+        """Serve probes as the app's settings say; where that cannot be, the worker ends."""
+        self._wanted = hello.processes
+        try:
+            self._probes.use(hello.probing)
+        except ConfigError as error:
+            _say(f"{type(error).__name__}: {error}")
+            self._exit_code = 2
+            if not self._stopping:
+                self._stop()
+
+    def _note(self, error: Exception | None) -> None:
+        """How the last beat went."""
+        if error is None:
+            self._answered, self._trouble = time.monotonic(), 0.0
+        else:
+            self._trouble, self._error = self._trouble or time.monotonic(), str(error)
+
+    def _shift(self) -> Shift:
+        """For the thread of the probes: what is so now."""
+        working = sum(child.hello is not None and not child.ended for child in list(self._children))
+        phase = "draining" if self._stopping else "starting" if not self._greeted else "quiet" if self._quiet else "working"
+        return Shift(
+            phase=phase,
+            turned=self._turned,
+            children=list(self._children),
+            answered=self._answered,
+            trouble=self._trouble,
+            error=self._error,
+            short_by=0 if self._stopping or not self._greeted or self._spec.burst else max(0, self._wanted - working),
+            kept_out=self._kept_out,
+            start_s=self._start_s,
+        )
 
     # --- signals ---
 
@@ -368,4 +349,4 @@ def run(spec: WorkerSpec) -> int:
     return Supervisor(spec).run()
 
 
-__all__ = ["WorkerSpec", "run"]
+__all__ = ["Probing", "WorkerSpec", "run"]

@@ -2,8 +2,8 @@
 
 A child that is blocked in Python, or in C with the GIL held, cannot speak; its supervisor reads this table and renews what stands there.
 
-LAYOUT. A header of 64 bytes: ns of the last beat (monotonic clock, which processes share), ns of the child's last progress, a flag for a
-full server. Then slots of 128 bytes: index of the queue, length of the member, length of the score, the member, the score at claim, the
+LAYOUT. A header of 64 bytes: ns of the last beat (monotonic clock, which processes share), unused (8), a flag for a full server. Then
+slots of 128 bytes: index of the queue, length of the member, length of the score, the member, the score at claim, the
 state (0 free, 1 held, 2 held and overdue), and last a digest. The state is written after the rest, so a reader that comes in between sees
 the slot free, or at worst a member that nobody knows: that is refused by the server and ignored by the child. The digest is the
 supervisor's: of the member there that the server last called gone. It may stay in a slot that is used anew, and says nothing of the new
@@ -14,7 +14,6 @@ import mmap
 import os
 import struct
 import tempfile
-import time
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -75,10 +74,6 @@ class LeaseTable:
             memory[_HEADER + slot * _SLOT + _STATE] = FREE
         self._free += slots
 
-    def note_progress(self) -> None:
-        """Note that the fetch loop has made progress."""
-        self._memory[8:16] = struct.pack("<q", time.monotonic_ns())
-
     @property
     def beaten(self) -> float:
         """When (monotonic seconds) the supervisor last began a beat that the server answered."""
@@ -114,11 +109,6 @@ class LeaseTable:
         """Note that the server does not know this lease any more."""
         at = _HEADER + lease.slot * _SLOT + _LOST_AT
         self._memory[at : at + _DIGEST] = _digest(lease.member)
-
-    @property
-    def progress(self) -> float:
-        """When (monotonic seconds) the child's fetch loop last made progress."""
-        return float(struct.unpack_from("<q", self._memory, 8)[0]) / 1e9
 
     def close(self) -> None:
         """Unmap it."""

@@ -1,0 +1,99 @@
+"""A worker process as its supervisor sees it: started, spoken to, and its leases read."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+
+from bananas.keys import QueueKeys
+from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line
+from bananas.worker.table import HeldLease, LeaseTable
+from bananas.worker.vitals import Vitals
+
+
+class ChildProcess:
+    """One worker process as its supervisor sees it.
+
+    Attributes:
+        hello, table, vitals, keys: what its greeting brought: None and empty before.
+        bye: why it left, in its own words.
+    """
+
+    def __init__(self, spec: WorkerSpec, *, quiet: bool = False) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "bananas.worker", str(theirs.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.channel, self.lines = ours, Lines()
+        self.hello: Hello | None = None
+        self.table: LeaseTable | None = None
+        self.vitals: Vitals | None = None
+        self.keys: list[QueueKeys] = []
+        self.bye = ""
+        self.send(Message(start=spec, quiet=quiet))
+
+    def send(self, message: Message) -> None:
+        """Tell it something; nothing happens where it is gone."""
+        with contextlib.suppress(OSError):
+            self.channel.sendall(line(message))
+
+    def receive(self) -> list[Message]:
+        """Messages that have come; the greeting brings the table along."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.channel, 65536, 2)
+        except OSError:
+            return []
+        messages = self.lines.feed(data)
+        for message in messages:
+            if message.hello is not None and fds:
+                self.hello = message.hello
+                self.table = LeaseTable(fds[0], message.hello.capacity)
+                self.keys = [_keys(message.hello.namespace, name) for name in message.hello.queues]
+                self.vitals = Vitals(fds[1])
+                for fd in fds:
+                    os.close(fd)
+            if message.bye:
+                self.bye = message.bye
+        return messages
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known to be gone."""
+        return self.process.returncode is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the process is stopped by a signal (state T): then nobody may renew its leases."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+        except OSError:
+            state = subprocess.run(["ps", "-o", "stat=", "-p", str(self.process.pid)], capture_output=True, text=True, check=False).stdout
+            return state.strip().startswith("T")
+
+    def held(self) -> dict[int, list[HeldLease]]:
+        """The leases in its table, by queue."""
+        found: dict[int, list[HeldLease]] = defaultdict(list)
+        if self.table is not None:
+            for lease in self.table.held():
+                if lease.queue < len(self.keys):
+                    found[lease.queue].append(lease)
+        return found
+
+    def close(self) -> None:
+        """Close the channel and the table; the process has ended."""
+        self.channel.close()
+        if self.table is not None:
+            self.table.close()
+
+
+def _keys(namespace: str, name: str) -> QueueKeys:
+    queue, _, shard = name.partition(".")
+    return QueueKeys(namespace, queue, int(shard) if shard else None)
