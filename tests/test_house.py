@@ -36,12 +36,12 @@ MAX_LUA_LINES = 60
 READING_ORDER = """
     errors values config keys
     job codec retry schedule info context
-    address connection scripts broker session lane sync_client background client rights
-    middleware result handle task producer queue watcher server embedded app logs
+    address connection discovery scripts broker session lane sync_client background client rights
+    middleware subscription result handle task places producer queue watcher server groups embedded app logs
     worker.table worker.vitals worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner
-    worker.fetcher
-    worker.engine worker.inline worker.maintenance worker.control worker.child worker.__main__
-    worker.process worker.health worker.probes worker.supervisor worker
+    worker.markers worker.fetcher worker.intake worker.engine worker.inline worker.maintenance
+    worker.control worker.child worker.__main__
+    worker.process worker.beat worker.health worker.probes worker.supervisor worker
     health findings audit inspector testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*
     bananas __main__

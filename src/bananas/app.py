@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, Unpack, c
 
 from bananas.address import Address, parse_url
 from bananas.client import Client
-from bananas.config import Settings, load_settings, seconds
+from bananas.config import Settings, check_queue_name, load_settings, seconds
 from bananas.errors import ConfigError, describe
 from bananas.handle import Job
 from bananas.keys import parse_public_id, task_tag
@@ -66,7 +66,8 @@ class Bananas:
     """An application's queues on one server.
 
     Args:
-        url: redis://, rediss:// or unix:// URL; by default REDIS_URL, or the embedded server where that is allowed.
+        url: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL; by default REDIS_URL, or the embedded server where
+            that is allowed.
         settings: any setting of docs/settings.md by name, e.g. namespace="shop"; each wins over the environment and the files.
 
     Raises:
@@ -195,7 +196,7 @@ class Bananas:
 
     def queue(self, name: str) -> Queue:
         """A queue, to count, pause, resume or purge it, and its dead letters."""
-        return Queue(self.client, self.producer.keys, name)
+        return Queue(self.client, self.producer.places.parts(check_queue_name(name)), name)
 
     async def as_completed(self, jobs: Iterable[Job[R]], timeout: float | None = None) -> AsyncIterator[Job[R]]:
         """Yield jobs as they end, in few round trips; `await job.result()` of a yielded one asks nobody.

@@ -79,11 +79,13 @@ async def audit(app: Bananas, queues: Sequence[str] | None = None) -> Audit:
     if queues is None:
         key = queues_key(app.settings.namespace)
         queues = sorted({name.decode() async for chunk in reader.scan("SSCAN", key) for name in chunk})
+    else:
+        queues = [keys.name for name in queues for keys in app.producer.places.parts(name)]
     stale_ms = max(STALE_MS, round(STALE_LEASES * app.settings.lease * 1000))
     findings: set[Finding] = set()
     jobs = 0
     for name in queues:
-        examination = _Examination(reader, app.producer.keys(name), stale_ms)
+        examination = _Examination(reader.of(app.producer.keys(name)), app.producer.keys(name), stale_ms)
         jobs += await examination.run()
         findings |= examination.findings
     return Audit(tuple(queues), jobs, tuple(sorted(findings)))
@@ -93,15 +95,21 @@ async def audit(app: Bananas, queues: Sequence[str] | None = None) -> Audit:
 
 
 class Reader:
-    """Reads keys in bounded steps, over the app's own connection."""
+    """Reads keys in bounded steps, over the app's own connection: those of a queue, or by default those of the namespace itself."""
 
-    def __init__(self, app: Bananas, what: str) -> None:
-        self._app, self._what = app, what
+    def __init__(self, app: Bananas, what: str, keys: QueueKeys | None = None) -> None:
+        self._app, self._what, self._place = app, what, keys
         self._fields_alone = True  # HSCAN NOVALUES: Redis since 7.4, Valkey since 8
+
+    def of(self, keys: QueueKeys) -> "Reader":
+        """A reader of this queue."""
+        return Reader(self._app, self._what, keys)
 
     async def ask(self, request: Request[Any]) -> Any:
         """One reply. Raises the BrokerError that it comes to."""
-        (reply,) = await self._app.client.here().lane.ask(None, [request], self._app.settings.call_timeout, self._what)
+        lanes = self._app.client.here().lanes
+        lane = lanes.home(self._app.settings.namespace) if self._place is None else lanes.of(self._place)
+        (reply,) = await lane.ask(None, [request], self._app.settings.call_timeout, self._what)
         return answer(reply)
 
     async def scan(self, command: str, key: str, *more: Any, count: int = CHUNK) -> AsyncIterator[list[bytes]]:

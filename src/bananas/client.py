@@ -26,7 +26,7 @@ from bananas.background import Background
 from bananas.broker import NewJob, Once, Request
 from bananas.connection import ConnectionLost, Reply, ReplyError, spinning
 from bananas.keys import QueueKeys
-from bananas.lane import Lane, Patience, new_boot, refused
+from bananas.lane import Lane, Lanes, Patience, new_boot, refused
 from bananas.session import answer
 from bananas.sync_client import SyncPool
 
@@ -199,12 +199,13 @@ class LoopClient:
     """Everything of a client that belongs to one event loop.
 
     Attributes:
-        bulk: the lane of `submit_many`, so that a large batch holds up nobody else.
+        lanes: the lanes of all calls but `submit_many`.
+        bulk: the lanes of `submit_many`, so that a large batch holds up nobody else.
     """
 
     def __init__(self, address: Address, name: str) -> None:
         self.address, self.name = address, name
-        self.lane, self.bulk = Lane(address, name), Lane(address, name)
+        self.lanes, self.bulk = Lanes(address, name), Lanes(address, name)
         self._coalescers: dict[str, _Coalescer] = {}
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.parts: dict[str, Any] = {}
@@ -213,12 +214,12 @@ class LoopClient:
         """Submit one job, in one batch with whatever this loop submits meanwhile. Gives the id that stands for it."""
         coalescer = self._coalescers.get(keys.base)
         if coalescer is None:
-            coalescer = self._coalescers[keys.base] = _Coalescer(self.lane, keys)
+            coalescer = self._coalescers[keys.base] = _Coalescer(self.lanes.of(keys), keys)
         return coalescer.add(job, budget)
 
     async def ask(self, keys: QueueKeys, request: Request[Any], budget: float, what: str) -> Any:
         """One request, with the lane's patience. Raises the BrokerError that it comes to."""
-        (reply,) = await self.lane.ask(keys, [request], budget, what)
+        (reply,) = await self.lanes.of(keys).ask(keys, [request], budget, what)
         return answer(reply)
 
     async def close(self) -> None:
@@ -227,8 +228,8 @@ class LoopClient:
             await coalescer.finish()
         for closer in self.closers:
             await closer()
-        for lane in (self.lane, self.bulk):
-            lane.close()
+        for lanes in (self.lanes, self.bulk):
+            lanes.close()
 
 
 class Client:
@@ -293,10 +294,15 @@ class Client:
         """One request on the running loop, which changes nothing when it is done twice. Raises the BrokerError that it comes to."""
         return await self.here().ask(keys, request, self.budget, what)  # type: ignore[no-any-return]
 
+    async def ask_home(self, namespace: str, request: Request[T], what: str) -> T:
+        """`ask` for what a namespace has besides its queues."""
+        (reply,) = await self.here().lanes.home(namespace).ask(None, [request], self.budget, what)
+        return answer(reply)  # type: ignore[no-any-return]
+
     async def act(self, keys: QueueKeys, request: Callable[[Once], Request[T]], what: str) -> T:
         """A request that is done once, however often it is sent: a resend gets the first reply. Raises as `ask`."""
         patience = Patience(self.budget, what)
-        return await self.here().lane.act(keys, request, patience)
+        return await self.here().lanes.of(keys).act(keys, request, patience)
 
     @property
     def pool(self) -> SyncPool:

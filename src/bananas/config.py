@@ -31,6 +31,7 @@ from bananas.values import (
     SIZE,
     SOME_PRIORITIES,
     SOME_QUEUES,
+    SOME_SHARDS,
     SOME_TASKS,
     URL,
     Kind,
@@ -104,6 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_priorities: Annotated[tuple[int, ...], SOME_PRIORITIES, "The priorities that `specialized` mode serves."] = ()
     worker_job_types: Annotated[tuple[str, ...], SOME_TASKS, "The tasks that `job-specialized` mode runs; others stay queued."] = ()
     worker_routing_keys: Annotated[tuple[str, ...], SOME_QUEUES, "The queues served, in this order or by weight. Unset: all."] = ()
+    queue_shards: Annotated[tuple[str, ...], SOME_SHARDS, "Queues in several parts, which a Cluster spreads over its servers."] = ()
     worker_processes: Annotated[int, whole(1, 256, 4), "Processes that one `bananas worker` runs."] = 1
     job_timeout: Annotated[float, DURATION, "How long an attempt may run, 0 = no limit."] = 30.0
     max_retries: Annotated[int, whole(0, 1_000_000, 5), "Retries after the first attempt, before a job is dead."] = 3

@@ -111,7 +111,7 @@ class Job(Generic[R]):
         if info.state != "running" or info.worker is None:
             return info
         request = broker.plain(_same, "HGET", workers_key(self._keys.namespace), info.worker)
-        return with_worker(info, await self._client.ask(self._keys, request, f"reading the worker of job {self.id}"))
+        return with_worker(info, await self._client.ask_home(self._keys.namespace, request, f"reading the worker of job {self.id}"))
 
     async def cancel(self) -> bool:
         """End it: at once while it waits, within a heartbeat while it runs. Returns False when it has ended already or is dead."""

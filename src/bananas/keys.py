@@ -26,6 +26,7 @@ from the text alone.
 
 import re
 import zlib
+from binascii import crc_hqx
 from typing import NamedTuple
 
 from uuid_utils import uuid7
@@ -67,6 +68,7 @@ class QueueKeys:
     """
 
     __slots__ = (
+        "_slot",
         "base",
         "cron",
         "dead",
@@ -85,6 +87,7 @@ class QueueKeys:
 
     def __init__(self, namespace: str, queue: str, shard: int | None = None) -> None:
         self.namespace, self.queue, self.shard = namespace, queue, shard
+        self._slot = -1
         self.base = f"{{{namespace}:{self.name}}}:".replace(".", ":")
         self.jobs, self.ready, self.scheduled = self.base + "jobs", self.base + "ready", self.base + "scheduled"
         self.leases, self.tries, self.dead = self.base + "leases", self.base + "tries", self.base + "dead"
@@ -93,10 +96,23 @@ class QueueKeys:
         names = ("jobs", "ready", "prio", "scheduled", "leases", "tries", "dead", "cancelled", "unique", "meta", "wake")
         self.fixed: tuple[str, ...] = tuple(self.base + name for name in names)
 
+    @classmethod
+    def named(cls, namespace: str, name: str) -> "QueueKeys":
+        """The keys of a queue, or of a shard, by the name under which it is listed: `queue` or `queue.shard`."""
+        queue, _, shard = name.partition(".")
+        return cls(namespace, queue, int(shard) if shard else None)
+
     @property
     def name(self) -> str:
         """`queue` or `queue.shard`: how the queue is listed, and the head of its public ids."""
         return self.queue if self.shard is None else f"{self.queue}.{self.shard}"
+
+    @property
+    def slot(self) -> int:
+        """Its slot in a Cluster."""
+        if self._slot < 0:
+            self._slot = slot_of(self.base[1:-2])
+        return self._slot
 
     def seen(self, boot: str, part: str = "") -> str:
         """The key that remembers the last batch of a boot id (`part`: which kind of settle)."""
@@ -139,6 +155,21 @@ def parse_public_id(text: str) -> PublicId:
         raise InvalidName(f"{describe(text, 100)} is not a job id: it reads queue.id or queue.shard.id, as job.id and the logs show it")
     queue, shard, job_id = match.groups()
     return PublicId(queue, None if shard is None else int(shard), job_id)
+
+
+def slot_of(tag: str) -> int:
+    """The Cluster's slot of a hash tag: CRC-16 (XMODEM) modulo 16,384, as its specification has it."""
+    return crc_hqx(tag.encode(), 0) % 16_384
+
+
+def shard_of(text: str, count: int) -> int:
+    """Which of `count` shards a text belongs to, on every machine: CRC-32 modulo the count."""
+    return zlib.crc32(text.encode()) % count
+
+
+def home_slot(namespace: str) -> int:
+    """The slot of the keys that a namespace has besides its queues."""
+    return slot_of(namespace)
 
 
 def workers_key(namespace: str) -> str:

@@ -1,5 +1,8 @@
 """A lane: one connection and boot id on one event loop, which reconnects and resends by itself; and the patience of a call.
 
+A lane leads to one server. Where there are several, a Cluster, each slot of keys has a lane of its own (`Lanes`): it follows its slot
+wherever that moves, since each new connection asks who serves it.
+
 PATIENCE is a call's budget of seconds. It begins when the call is made, so that waiting for a connection, or behind others, uses it up
 as well. It knows whether the call may have taken effect, which is what the error of a call given up has to tell.
 
@@ -20,8 +23,8 @@ from bananas.address import Address
 from bananas.broker import NewJob, Once, Request
 from bananas.connection import Connection, ConnectionLost, ReplyError
 from bananas.errors import BrokerUnavailable, QueueFull
-from bananas.keys import QueueKeys
-from bananas.session import Passing, answer, backoff, check_layout, first_use, named, open_checked, run
+from bananas.keys import QueueKeys, home_slot
+from bananas.session import Passing, answer, backoff, check_layout, named, note_layout, note_queue, open_checked, run
 
 T = TypeVar("T")
 Write = Callable[[], Sequence[Request[Any]]]  # what is sent: asked for anew at each try, just before it goes out
@@ -124,11 +127,16 @@ class _Series:
 
 
 class Lane:
-    """One connection and boot id on one event loop. Reconnects by itself."""
+    """One connection and boot id on one event loop. Reconnects by itself.
 
-    def __init__(self, address: Address, name: str) -> None:
+    Args:
+        slot: which server of a Cluster it leads to.
+        home: on a Cluster, the lane to the keys of a namespace; by default they are here.
+    """
+
+    def __init__(self, address: Address, name: str, slot: int = 0, home: "Callable[[str], Lane] | None" = None) -> None:
         self.address, self.boot = address, new_boot()
-        self._name = name
+        self._name, self._slot, self._home = name, slot, home
         self._connection: Connection | None = None
         self._closed = False
         self._opening = asyncio.Lock()
@@ -147,15 +155,23 @@ class Lane:
             async with self._opening:
                 connection = self._connection
                 if connection is None or connection.closed:
-                    connection = await open_checked(self.address, self._name, seconds, spins=True)
+                    connection = await open_checked(self.address, self._name, seconds, slot=self._slot, spins=True)
                     self._connection = connection
             if self._closed:
                 connection.close()
             if keys is not None and keys not in self._known:
-                *_, layout = await run(connection, first_use(keys), seconds)
-                if check_layout(keys, answer(layout)):
-                    self._known.add(keys)
+                await self._get_to_know(connection, keys, seconds)
         return connection
+
+    async def _get_to_know(self, connection: Connection, keys: QueueKeys, seconds: float) -> None:
+        if self._home is None:
+            requests = [note_queue(keys), *note_layout(keys)]
+        else:
+            requests = note_layout(keys)
+            await self._home(keys.namespace).ask(None, [note_queue(keys)], seconds, f"noting queue {keys.name!r}")
+        *_, layout = await run(connection, requests, seconds)
+        if check_layout(keys, answer(layout)):
+            self._known.add(keys)
 
     async def insist(self, keys: QueueKeys | None, write: Write, patience: Patience) -> list[Any]:
         """Run requests, reconnecting and resending while there is patience.
@@ -210,3 +226,30 @@ class Lane:
         self._closed = True
         if self._connection is not None:
             self._connection.close()
+
+
+class Lanes:
+    """The lanes of one event loop for one kind of call: one for everything, on a Cluster one per slot."""
+
+    def __init__(self, address: Address, name: str) -> None:
+        self.address, self._name = address, name
+        self._lanes: dict[int, Lane] = {}
+
+    def of(self, keys: QueueKeys) -> Lane:
+        """The lane to a queue."""
+        return self._at(keys.slot) if self.address.clustered else self._at(0)
+
+    def home(self, namespace: str) -> Lane:
+        """The lane to what a namespace has besides its queues."""
+        return self._at(home_slot(namespace)) if self.address.clustered else self._at(0)
+
+    def _at(self, slot: int) -> Lane:
+        lane = self._lanes.get(slot)
+        if lane is None:
+            lane = self._lanes[slot] = Lane(self.address, self._name, slot, self.home if self.address.clustered else None)
+        return lane
+
+    def close(self) -> None:
+        """Close all."""
+        for lane in self._lanes.values():
+            lane.close()

@@ -16,6 +16,7 @@ from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id
 from bananas.lane import Patience
 from bananas.middleware import Chain, Draft
+from bananas.places import Places, Shards
 from bananas.result import Outcome, refuse_on_loop
 from bananas.task import NO_OPTIONS, Call, Options, Task, check_headers
 
@@ -34,6 +35,7 @@ class _Plan(NamedTuple):
     expires_ms: int
     kind: Any
     kept: bool
+    shards: Shards | None
 
 
 class Pace:
@@ -60,6 +62,7 @@ class Producer:
         tasks: the app's tasks by name, for submits by name.
 
     Attributes:
+        places: which keys the jobs of a queue go to.
         run_here: runs a packed job instead of sending it, and tells how it ended; None but in tests (`bananas.testing.inline`).
     """
 
@@ -72,15 +75,12 @@ class Producer:
         """From now on, submit by these settings to this client's server."""
         self.settings, self.client = settings, client
         self._pace, self._limit_bytes = Pace(settings.submit_rate), settings.max_payload_bytes
-        self._keys: dict[str, QueueKeys] = {}
+        self.places = Places(settings)
         self._plans: dict[str, _Plan] = {}
 
     def keys(self, queue: str) -> QueueKeys:
-        """The keys of a queue whose name was checked."""
-        found = self._keys.get(queue)
-        if found is None:
-            found = self._keys[queue] = QueueKeys(self.settings.namespace, queue)
-        return found
+        """`Places.keys`."""
+        return self.places.keys(queue)
 
     def submit(self, call: Call[R]) -> Coroutine[Any, Any, Job[R]]:
         """Submit one call; see `Task.submit`."""
@@ -151,7 +151,7 @@ class Producer:
         patience = Patience(self.client.budget, _submitting(batch.keys, batch.jobs))
         try:
             many.check()
-            many.sent(batch, await self.client.here().bulk.deliver(batch.keys, batch.jobs, patience))
+            many.sent(batch, await self.client.here().bulk.of(batch.keys).deliver(batch.keys, batch.jobs, patience))
         except BananasError as error:
             many.failed(batch, error)
         finally:
@@ -199,7 +199,8 @@ class Producer:
         priority = _first(given.priority, defaults.priority, PRIORITIES["normal"])
         kept = self.settings.result_backend_enabled and _first(given.ttl_ms, defaults.ttl_ms, 1) != 0
         kind = Any if known is None else known.signature.returns
-        plan = _Plan(name, self.keys(queue), id_suffix(name, priority), priority, given.expires_ms or defaults.expires_ms, kind, kept)
+        expires_ms = given.expires_ms or defaults.expires_ms
+        plan = _Plan(name, self.keys(queue), id_suffix(name, priority), priority, expires_ms, kind, kept, self.places.shards(queue))
         if given is NO_OPTIONS and known is not None:
             self._plans[name] = plan
         return plan
@@ -208,6 +209,8 @@ class Producer:
         """Check and pack a call. Raises SubmitError, ConfigError: nothing was sent."""
         task, given = call.task, call.options
         plan = self._plan(task, given)
+        if plan.shards is not None:
+            plan = plan._replace(keys=plan.shards.choose(given.unique))
         known = self._tasks.get(task) if isinstance(task, str) else task
         if known is not None:
             known.signature.check(plan.task, call.args, call.kwargs)

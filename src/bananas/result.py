@@ -1,4 +1,4 @@
-"""Waiting for outcomes: one subscription per event loop for all waiters, and right even when a message is lost.
+"""Waiting for outcomes: one subscription per event loop and server for all waiters, and right even when a message is lost.
 
 The order is subscribe, read, wait, read again: an outcome stored before the subscription is found by the first read, one stored after it is
 announced on the channel `result:<id>` with its bytes, and one whose message got lost is found by a later read (every `REREAD_S`).
@@ -6,17 +6,18 @@ announced on the channel `result:<id>` with its bytes, and one whose message got
 
 import asyncio
 from asyncio import _get_running_loop as _running_loop  # raises nothing where no loop runs
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from bananas import broker, codec
 from bananas.broker import Request
 from bananas.client import LoopClient
-from bananas.connection import Connection, ReplyError
+from bananas.connection import Connection
 from bananas.errors import BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
 from bananas.job import Result
 from bananas.keys import QueueKeys
-from bananas.session import answer, named, pause_before
+from bananas.session import answer
+from bananas.subscription import Subscription
 
 REREAD_S = 3.0
 _READ_BATCH = 500
@@ -67,15 +68,11 @@ def _found(channels: Sequence[str], replies: Sequence[Any]) -> list[tuple[str, O
 
 
 class Waiter:
-    """All the waiting of one event loop."""
+    """All the waiting of one event loop: a subscription, on a Cluster one per slot."""
 
     def __init__(self, client: LoopClient) -> None:
         self._client = client
-        self._connection: Connection | None = None
-        self._opening = asyncio.Lock()
-        self._listeners: dict[str, list[Callable[[bytes], None]]] = {}
-        self._confirmed: dict[str, asyncio.Event] = {}
-        self._refusal: ReplyError | None = None
+        self._subscriptions: dict[int, Subscription] = {}
 
     @classmethod
     def of(cls, client: LoopClient) -> "Waiter":
@@ -87,10 +84,26 @@ class Waiter:
         assert isinstance(waiter, cls)
         return waiter
 
+    def _subscription(self, slot: int) -> Subscription:
+        found = self._subscriptions.get(slot)
+        if found is None:
+            name = f"{self._client.name}:results"
+            found = self._subscriptions[slot] = Subscription(self._client.address, slot, name)
+        return found
+
+    def _by_slot(self, jobs: Wanted) -> dict[int, dict[str, tuple[QueueKeys, str]]]:
+        """The jobs by the server that knows them."""
+        if not self._client.address.clustered:
+            return {0: dict(jobs)}
+        parts: dict[int, dict[str, tuple[QueueKeys, str]]] = {}
+        for channel, (keys, job_id) in jobs.items():
+            parts.setdefault(keys.slot, {})[channel] = keys, job_id
+        return parts
+
     async def close(self) -> None:
-        """Close the subscription."""
-        if self._connection is not None:
-            self._connection.close()
+        """Close the subscriptions."""
+        for subscription in self._subscriptions.values():
+            subscription.close()
 
     async def outcomes(self, jobs: Wanted, timeout: float | None, budget: float) -> AsyncGenerator[tuple[str, Outcome], None]:
         """Yield (channel, outcome) as the jobs end.
@@ -103,29 +116,37 @@ class Waiter:
         deadline = None if timeout is None else loop.time() + timeout
         news: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         pending = dict(jobs)
-        listeners = {channel: _announcer(channel, news) for channel in pending}
-        for channel, listener in listeners.items():
-            self._listeners.setdefault(channel, []).append(listener)
+        listening = [
+            (self._subscription(slot), [(channel, _announcer(channel, news)) for channel in part])
+            for slot, part in self._by_slot(jobs).items()
+        ]
+        for subscription, listeners in listening:
+            for channel, listener in listeners:
+                subscription.add(channel, listener)
         try:
             while pending:
-                connection, found = await self._look(pending, deadline, budget)
+                connections, found = await self._look(pending, deadline, budget)
                 for channel, outcome in found:
                     del pending[channel]
                     yield channel, outcome
-                async for channel, data in self._announced(connection, pending, news, deadline):
+                async for channel, data in self._announced(connections, pending, news, deadline):
                     del pending[channel]
                     yield channel, data
         finally:
-            self._forget(listeners)
+            for subscription, listeners in listening:
+                subscription.remove(listeners)
 
-    async def _look(self, pending: Wanted, deadline: float | None, budget: float) -> tuple[Connection, list[tuple[str, Outcome]]]:
+    async def _look(self, pending: Wanted, deadline: float | None, budget: float) -> tuple[list[Connection], list[tuple[str, Outcome]]]:
         """Subscribe, then read. Raises ResultTimeout when the deadline comes first, else BrokerUnavailable after the budget."""
         loop = asyncio.get_running_loop()
         patience = budget if deadline is None else max(0.05, min(budget, deadline - loop.time()))
         try:
-            connection = await self._subscribed(pending, patience)
+            parts = self._by_slot(pending)
+            connections = await asyncio.gather(*(self._subscription(slot).hear(list(part), patience) for slot, part in parts.items()))
             async with asyncio.timeout_at(None if deadline is None else max(deadline, loop.time() + 0.05)):
-                return connection, await self._read(pending, budget)  # whose lane is not ours alone: a short timeout does not close it
+                # Over a lane that is not ours alone: a short timeout does not close it.
+                found = await asyncio.gather(*(self._read(part, budget) for part in parts.values()))
+                return connections, [outcome for outcomes in found for outcome in outcomes]
         except (BrokerUnavailable, TimeoutError) as error:
             if deadline is not None and loop.time() >= deadline:
                 why = str(error) or "no answer"
@@ -133,12 +154,12 @@ class Waiter:
             raise
 
     async def _announced(
-        self, connection: Connection, pending: Wanted, news: "asyncio.Queue[tuple[str, bytes]]", deadline: float | None
+        self, connections: Sequence[Connection], pending: Wanted, news: "asyncio.Queue[tuple[str, bytes]]", deadline: float | None
     ) -> AsyncIterator[tuple[str, bytes]]:
         """Messages until nothing is pending, or until it is time to read again (a while passed, the connection went)."""
         loop = asyncio.get_running_loop()
         reread_at = loop.time() + REREAD_S
-        while pending and not connection.closed:
+        while pending and not any(connection.closed for connection in connections):
             until = reread_at if deadline is None else min(reread_at, deadline)
             try:
                 async with asyncio.timeout_at(until):
@@ -151,89 +172,16 @@ class Waiter:
                 yield channel, data
 
     async def _read(self, pending: Wanted, budget: float) -> list[tuple[str, Outcome]]:
+        """What is stored of jobs of one server."""
         reads = _reads(pending)
+        lane = self._client.lanes.of(next(iter(pending.values()))[0])
         found: list[tuple[str, Outcome]] = []
         for start in range(0, len(reads), _READ_BATCH):
             part = reads[start : start + _READ_BATCH]
             requests = [request for _, pair in part for request in pair]
-            replies = await self._client.lane.ask(None, requests, budget, "reading results")
+            replies = await lane.ask(None, requests, budget, "reading results")
             found += _found([channel for channel, _ in part], replies)
         return found
-
-    async def _subscribed(self, pending: Wanted, budget: float) -> Connection:
-        """The subscription connection, once the server has confirmed every channel. Raises BrokerUnavailable."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + budget
-        tries = 0
-        while True:
-            try:
-                connection = await self._open(max(0.05, deadline - loop.time()))
-                await self._confirmation(connection, pending, deadline)
-                return connection
-            except (TimeoutError, KeyError, BrokerUnavailable) as error:
-                if self._connection is not None:
-                    self._connection.close()
-                if loop.time() >= deadline:
-                    raise BrokerUnavailable(
-                        f"no subscription to results within {budget:g} s ({str(error) or 'no answer'}); the jobs go on"
-                    ) from error
-            await pause_before(tries, deadline)
-            tries += 1
-
-    async def _open(self, budget: float) -> Connection:
-        async with self._opening:
-            if self._connection is None or self._connection.closed:
-                confirmed = self._confirmed = dict[str, asyncio.Event]()
-                self._refusal = None
-                name = f"{self._client.name}:results"
-                self._connection = await Connection.open(self._client.address, name, budget, on_message=self._on_message)
-                self._connection.lost.add_done_callback(lambda _: _set_all(confirmed.values()))
-            return self._connection
-
-    async def _confirmation(self, connection: Connection, pending: Wanted, deadline: float) -> None:
-        """Subscribe to the channels that are not yet, and wait until the server has confirmed all."""
-        missing = [channel for channel in pending if channel not in self._confirmed]
-        self._confirmed |= {channel: asyncio.Event() for channel in missing}
-        for start in range(0, len(missing), _READ_BATCH):
-            connection.post(("SUBSCRIBE", *missing[start : start + _READ_BATCH]))
-        async with asyncio.timeout_at(deadline):
-            for channel in pending:
-                await self._confirmed[channel].wait()
-        if self._refusal is not None:
-            raise named(broker.plain(_same, "SUBSCRIBE"), self._refusal)
-        if connection.closed:
-            raise BrokerUnavailable("the connection was lost")
-
-    def _on_message(self, message: list[Any] | ReplyError) -> None:
-        if isinstance(message, ReplyError):  # to a SUBSCRIBE, but it does not say to which
-            self._refusal = message
-            if self._connection is not None:
-                self._connection.close()
-            return
-        kind, name = message[0], message[1]
-        if kind == b"message":
-            for listener in self._listeners.get(name.decode(), ()):
-                listener(message[2])
-        elif kind == b"subscribe" and (event := self._confirmed.get(name.decode())) is not None:
-            event.set()
-
-    def _forget(self, listeners: Mapping[str, Callable[[bytes], None]]) -> None:
-        unused: list[str] = []
-        for channel, listener in listeners.items():
-            left = self._listeners[channel]
-            left.remove(listener)
-            if not left:
-                del self._listeners[channel]
-                if self._confirmed.pop(channel, None) is not None:
-                    unused.append(channel)
-        if self._connection is not None and not self._connection.closed:
-            for start in range(0, len(unused), _READ_BATCH):
-                self._connection.post(("UNSUBSCRIBE", *unused[start : start + _READ_BATCH]))
-
-
-def _set_all(events: Iterable[asyncio.Event]) -> None:
-    for event in events:
-        event.set()
 
 
 def _announcer(channel: str, news: "asyncio.Queue[tuple[str, bytes]]") -> Callable[[bytes], None]:

@@ -41,8 +41,8 @@ _CLIENT = {
     "seen": "GET SET",
     "result": "DEL GET SET",
     "workers": "HGET",
-    "queues": "SADD",
-    "channel": "PUBLISH SUBSCRIBE UNSUBSCRIBE",
+    "queues": "SADD SMEMBERS",
+    "channel": "SPUBLISH SSUBSCRIBE SUNSUBSCRIBE",
 }
 # What a worker does besides: its handlers may submit and wait, so it is a client too.
 _WORKER = {
@@ -57,7 +57,6 @@ _WORKER = {
     "wake": "BZPOPMIN EXISTS",
     "cron": "HDEL HGET HGETALL HSET",
     "workers": "HDEL HSET",
-    "queues": "SMEMBERS",
 }
 # Who looks: counts, `info`, dead letters, the audit, the list of workers. It changes nothing.
 _VIEWER = {
@@ -73,18 +72,18 @@ _VIEWER = {
     "meta": "HEXISTS HGET",
     "result": "GET",
     "workers": "HGET HSCAN",
-    "queues": "SSCAN",
+    "queues": "SMEMBERS SSCAN",
 }
 _TABLES: dict[Role, tuple[dict[str, str], ...]] = {"client": (_CLIENT,), "worker": (_CLIENT, _WORKER), "viewer": (_VIEWER,)}
 
 # What follows the key, so that the server takes the command for a whole one.
 _REST: dict[str, Command] = {
-    **dict.fromkeys(("HDEL", "HEXISTS", "HGET", "HMGET", "HSTRLEN", "PUBLISH", "SADD", "SISMEMBER", "SMISMEMBER", "SREM"), ("f",)),
+    **dict.fromkeys(("HDEL", "HEXISTS", "HGET", "HMGET", "HSTRLEN", "SPUBLISH", "SADD", "SISMEMBER", "SMISMEMBER", "SREM"), ("f",)),
     **dict.fromkeys(("ZMSCORE", "ZRANK", "ZREM", "ZSCORE", "SET"), ("f",)),
     **dict.fromkeys(("HSET", "HSETNX"), ("f", "v")),
     **dict.fromkeys(("ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREMRANGEBYRANK", "ZREVRANGE"), (0, 0)),
     **dict.fromkeys(("HSCAN", "SSCAN", "ZSCAN", "BZPOPMIN"), (0,)),
-    **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "HLEN", "SMEMBERS", "SUBSCRIBE", "UNSUBSCRIBE", "ZCARD"), ()),
+    **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "HLEN", "SMEMBERS", "SSUBSCRIBE", "SUNSUBSCRIBE", "ZCARD"), ()),
     "HINCRBY": ("f", 1),
     "ZADD": (0, "m"),
 }
@@ -187,10 +186,11 @@ async def check(client: LoopClient, role: Role, queues: Sequence[QueueKeys], bud
     refusals: dict[_Refusal, None] = {}
     user = "?"
     try:
-        (user,) = await _told(client, [broker.plain(_text, "ACL", "WHOAMI")], budget)
+        if queues:
+            (user,) = await _told(client, queues[0], [broker.plain(_text, "ACL", "WHOAMI")], budget)
         for keys in queues:
             requests = [broker.plain(_text, "ACL", "DRYRUN", user, *command) for command in needed(role, keys)]
-            refusals |= dict.fromkeys(filter(None, map(partial(_refusal, keys.namespace), await _told(client, requests, budget))))
+            refusals |= dict.fromkeys(filter(None, map(partial(_refusal, keys.namespace), await _told(client, keys, requests, budget))))
     except _Untold as error:
         log.warning(
             "the server does not say which rights its user has: a missing one will show when it is needed",
@@ -201,8 +201,8 @@ async def check(client: LoopClient, role: Role, queues: Sequence[QueueKeys], bud
         raise _error(role, user, list(refusals))
 
 
-async def _told(client: LoopClient, requests: Sequence[Request[str]], budget: float) -> list[str]:
-    replies = await client.lane.ask(None, requests, budget, "asking for our rights on the server")
+async def _told(client: LoopClient, keys: QueueKeys, requests: Sequence[Request[str]], budget: float) -> list[str]:
+    replies = await client.lanes.of(keys).ask(None, requests, budget, "asking for our rights on the server")
     for reply in replies:
         if isinstance(reply, BrokerError):
             raise _Untold(str(reply)) from reply

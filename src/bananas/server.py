@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -119,6 +119,8 @@ class PrivateServer:
         port: int | None = None,
         appendonly: bool = False,
         settings: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         """Nothing is started yet.
 
@@ -126,12 +128,15 @@ class PrivateServer:
             directory: where data and log go; kept by `stop`. By default a temporary one, removed by `stop`.
             port: also listen on this port of 127.0.0.1; 0 takes a free one, the same at each start. By default only a unix socket.
             settings: any of the server's configuration, by its names there.
+            files: name -> text, written into the directory where they are not there yet.
+            arguments: what comes first on its command line, e.g. the name of such a file.
         """
         self._binary = binary or find_server_binary()
         self._given, self._directory = directory, directory
         self._socket_folder = ""  # where the socket is, if the directory's path is too long
         self._port, self._port_is_free_choice = port, port == 0
         self._settings = ({**watcher.DURABLE} if appendonly else {}) | dict(settings or {})
+        self._files, self._arguments = dict(files or {}), arguments
         self._process: watcher.ServerProcess | None = None
 
     @property
@@ -150,6 +155,11 @@ class PrivateServer:
         return f"redis://127.0.0.1:{self._port}/0" if self._port is not None else unix_url(str(self.socket_path))
 
     @property
+    def port(self) -> int | None:
+        """The port of 127.0.0.1 where it listens; None where only its socket does, 0 where it is chosen at the first start."""
+        return self._port
+
+    @property
     def pid(self) -> int | None:
         """None while it does not run."""
         return self._process.pid if self._process is not None and self._process.is_alive else None
@@ -161,7 +171,7 @@ class PrivateServer:
         self._make_directory()
         for chance in (2, 1, 0):
             if self._port_is_free_choice:
-                self._port = _free_port()
+                self._port = free_port()
             self._process = self._spawn()
             if self._process.wait_until_ready(timeout):
                 self._port_is_free_choice = False  # announced by now
@@ -206,6 +216,9 @@ class PrivateServer:
         self._directory = self._directory.resolve()
         if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
             self._socket_folder = tempfile.mkdtemp(prefix="bananas-", dir="/tmp")
+        for name, text in self._files.items():
+            if not (self._directory / name).exists():
+                (self._directory / name).write_text(text)
 
     def _spawn(self) -> watcher.ServerProcess:
         settings = {"port": str(self._port)} if self._port else {}
@@ -217,6 +230,7 @@ class PrivateServer:
             settings | self._settings,
             orphan_signal="KILL",
             orphan_removes=temporary,
+            arguments=self._arguments,
         )
 
     def _end(self) -> None:
@@ -224,7 +238,8 @@ class PrivateServer:
             self._process.end()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -12,12 +12,15 @@ from bananas import broker
 from bananas.address import Address, Command
 from bananas.broker import Request
 from bananas.connection import Connection, ConnectionLost, Reply, ReplyError, SyncConnection
+from bananas.discovery import find, find_sync
 from bananas.errors import AuthenticationFailed, BrokerError, BrokerUnavailable, QueueFull, ServerUnsuitable
 from bananas.keys import LAYOUT, QueueKeys, queues_key
 from bananas.scripts import Script
 
 # Replies of a server that will be well again: wait and resend. Each says that nothing was done.
 _PASSING = ("LOADING", "BUSY", "READONLY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "MOVED", "ASK", "UNKILLABLE")
+# Of these, what says that another server is the one to ask: it is looked for again, over a new connection.
+_ELSEWHERE = ("MOVED", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "ASK")
 
 
 class Passing(BrokerUnavailable):
@@ -73,12 +76,19 @@ def _is_unknown(reply: Reply) -> bool:
     return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
+def leads_elsewhere(reply: Reply) -> bool:
+    """Whether a reply says that this server is not, or no longer, the one to ask."""
+    return isinstance(reply, ReplyError) and str(reply).removeprefix("-").startswith(_ELSEWHERE)
+
+
 async def run(connection: Connection, requests: Sequence[Request[Any]], timeout: float) -> list[Any]:
     """`exchange` on an event loop. Raises ConnectionLost: any of the requests may have taken effect."""
     steps = exchange(requests)
     commands = next(steps)
     while True:
         replies = await connection.execute(commands, timeout)
+        if any(map(leads_elsewhere, replies)):
+            connection.close()
         try:
             commands = steps.send(replies)
         except StopIteration as end:
@@ -91,6 +101,8 @@ def run_sync(connection: SyncConnection, requests: Sequence[Request[Any]], timeo
     commands = next(steps)
     while True:
         replies = connection.execute(commands, timeout)
+        if any(map(leads_elsewhere, replies)):
+            connection.close()
         try:
             commands = steps.send(replies)
         except StopIteration as end:
@@ -107,13 +119,14 @@ def answer(reply: Any) -> Any:
 # --- is this a server for jobs? ---------------------------------------------------------------------------------------
 
 
-def first_use(keys: QueueKeys) -> list[Request[Any]]:
-    """What a process asks once per queue: note its name, and that its layout is one that this version knows."""
-    return [
-        broker.plain(int, "SADD", queues_key(keys.namespace), keys.name),
-        broker.plain(int, "HSETNX", keys.meta, "layout", LAYOUT),
-        broker.plain(_read_layout, "HGET", keys.meta, "layout"),
-    ]
+def note_queue(keys: QueueKeys) -> Request[int]:
+    """Note a queue's name in its namespace."""
+    return broker.plain(int, "SADD", queues_key(keys.namespace), keys.name)
+
+
+def note_layout(keys: QueueKeys) -> list[Request[Any]]:
+    """Note a queue's layout where it has none yet, and read it: the last reply."""
+    return [broker.plain(int, "HSETNX", keys.meta, "layout", LAYOUT), broker.plain(_read_layout, "HGET", keys.meta, "layout")]
 
 
 def _read_layout(reply: bytes | None) -> int | None:
@@ -160,33 +173,66 @@ def check_server(info: dict[str, str]) -> None:
         )
 
 
-async def open_checked(address: Address, name: str, timeout: float, *, spins: bool = False) -> Connection:
-    """A connection to a server that is fit for jobs. Raises as `Connection.open` and `check_server`."""
-    connection = await Connection.open(address, name, timeout, spins=spins)
-    try:
-        (info,) = await run(connection, [server_info()], timeout)
-        check_server(answer(info))
-    except ConnectionLost as error:
-        raise BrokerUnavailable(f"{address} went away while it was asked for its version: {error}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def open_checked_sync(address: Address, name: str, timeout: float) -> SyncConnection:
-    """`open_checked` on a thread."""
+async def open_checked(address: Address, name: str, timeout: float, *, slot: int = 0, spins: bool = False) -> Connection:
+    """A connection to the server of a slot, one that is fit for jobs. Raises as `find`, `Connection.open` and `check_server`."""
     deadline = time.monotonic() + timeout
-    connection = SyncConnection(address, name, timeout)
-    try:
-        (info,) = run_sync(connection, [server_info()], max(0.0, deadline - time.monotonic()))
-        check_server(answer(info))
-    except ConnectionLost as error:
-        raise BrokerUnavailable(f"{address} went away while it was asked for its version: {error}") from error
-    except BaseException:
+    at = await find(address, slot, name, timeout)
+    while True:
+        connection = await Connection.open(at, name, _left(deadline), spins=spins)
+        try:
+            (info,) = await run(connection, [server_info()], _left(deadline))
+            check_server(answer(info))
+            moved = _promoted(address, at, info, deadline)
+        except ConnectionLost as error:
+            raise BrokerUnavailable(f"{at} went away while it was asked for its version: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+        if moved is None:
+            return connection
         connection.close()
-        raise
-    return connection
+        at = moved
+
+
+def open_checked_sync(address: Address, name: str, timeout: float, *, slot: int = 0, fit: bool = True) -> SyncConnection:
+    """`open_checked` on a thread; also to a server that is not `fit` for jobs where that does not matter."""
+    deadline = time.monotonic() + timeout
+    at = find_sync(address, slot, name, timeout)
+    while True:
+        connection = SyncConnection(at, name, _left(deadline))
+        try:
+            (info,) = run_sync(connection, [server_info()], _left(deadline))
+            if fit:
+                check_server(answer(info))
+            moved = _promoted(address, at, info, deadline)
+        except ConnectionLost as error:
+            raise BrokerUnavailable(f"{at} went away while it was asked for its version: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+        if moved is None:
+            return connection
+        connection.close()
+        at = moved
+
+
+def _left(deadline: float) -> float:
+    """Seconds until a deadline (monotonic), or as little as makes sense."""
+    return max(0.05, deadline - time.monotonic())
+
+
+def _promoted(address: Address, at: Address, info: dict[str, str], deadline: float) -> Address | None:
+    """None for a primary. A replica that sentinels still call the primary names the one that it follows (they notice a FAILOVER late).
+
+    Raises:
+        BrokerUnavailable: it is a replica, and the one to ask is not known yet.
+    """
+    if address.kind == "server" or info.get("role", "master") == "master":
+        return None
+    host, port = info.get("master_host", ""), info.get("master_port", "")
+    if address.kind == "sentinel" and host and port and info.get("master_link_status") == "up" and time.monotonic() < deadline:
+        return at.server(host, int(port))
+    raise BrokerUnavailable(f"{at} is a replica now; whoever named it does not know yet. Nothing was sent.")
 
 
 def backoff(tries: int) -> float:

@@ -12,31 +12,41 @@ from bananas.address import Address
 from bananas.broker import NewJob, Request
 from bananas.connection import ConnectionLost, ReplyError, SyncConnection
 from bananas.errors import BrokerUnavailable
-from bananas.keys import QueueKeys
+from bananas.keys import QueueKeys, home_slot
 from bananas.lane import Patience, new_boot, refused, unsettled
-from bananas.session import answer, check_layout, first_use, open_checked_sync, run_sync
+from bananas.session import answer, check_layout, note_layout, note_queue, open_checked_sync, run_sync
 
 
 class SyncLane:
-    """One connection and boot id for one thread at a time."""
+    """One boot id for one thread at a time, and one connection; on a Cluster one per slot that it submits to."""
 
     def __init__(self, address: Address, name: str) -> None:
         self.address, self.boot = address, new_boot()
         self._name = name
-        self._connection: SyncConnection | None = None
+        self._connections: dict[int, SyncConnection] = {}
         self._numbers: dict[str, int] = {}
         self._known: set[str] = set()
 
-    def _reach(self, keys: QueueKeys | None, patience: Patience) -> SyncConnection:
-        if self._connection is None or self._connection.closed:
-            self._connection = open_checked_sync(self.address, self._name, patience.left)
-        if keys is not None and keys.base not in self._known:
-            *_, layout = run_sync(self._connection, first_use(keys), patience.left)
+    def _open(self, slot: int, patience: Patience) -> SyncConnection:
+        connection = self._connections.get(slot)
+        if connection is None or connection.closed:
+            connection = self._connections[slot] = open_checked_sync(self.address, self._name, patience.left, slot=slot)
+        return connection
+
+    def _slot(self, keys: QueueKeys) -> int:
+        return keys.slot if self.address.clustered else 0
+
+    def _reach(self, keys: QueueKeys, patience: Patience) -> SyncConnection:
+        connection = self._open(self._slot(keys), patience)
+        if keys.base not in self._known:
+            home = self._open(home_slot(keys.namespace), patience) if self.address.clustered else connection
+            run_sync(home, [note_queue(keys)], patience.left)
+            *_, layout = run_sync(connection, note_layout(keys), patience.left)
             if check_layout(keys, answer(layout)):
                 self._known.add(keys.base)
-        return self._connection
+        return connection
 
-    def insist(self, keys: QueueKeys | None, requests: Sequence[Request[Any]], patience: Patience) -> list[Any]:
+    def insist(self, keys: QueueKeys, requests: Sequence[Request[Any]], patience: Patience) -> list[Any]:
         """`Lane.insist` on a thread."""
         tries = 0
         while True:
@@ -55,14 +65,10 @@ class SyncLane:
             time.sleep(patience.pause(tries))
             tries += 1
 
-    def ask(self, keys: QueueKeys | None, requests: Sequence[Request[Any]], budget: float, what: str) -> list[Any]:
-        """`Lane.ask` on a thread."""
-        return self.insist(keys, requests, Patience(budget, what))
-
     def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], patience: Patience) -> list[str] | None:
         """`Lane.deliver` on a thread."""
         number = self._numbers[keys.base] = self._numbers.get(keys.base, 0) + 1
-        request, connection = broker.enqueue(keys, self.boot, number, jobs), self._connection
+        request, connection = broker.enqueue(keys, self.boot, number, jobs), self._connections.get(self._slot(keys))
         if connection is not None and keys.base in self._known and not connection.closed:
             patience.sent = True
             try:
@@ -76,9 +82,9 @@ class SyncLane:
         return answer(reply)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
+        """Close its connections."""
+        for connection in self._connections.values():
+            connection.close()
 
 
 class SyncPool:

@@ -33,6 +33,7 @@ from bananas.config import Settings
 from bananas.connection import SyncConnection
 from bananas.errors import ConfigError
 from bananas.keys import QueueKeys
+from bananas.queue import Queue
 from bananas.result import Outcome
 from bananas.server import PrivateServer
 from bananas.worker import table as tables
@@ -136,8 +137,8 @@ class Harness:
 
     def __init__(self, app: Bananas, engine: Engine) -> None:
         self._app, self._engine = app, engine
-        fetcher = engine.fetcher
-        self._loops = [asyncio.ensure_future(loop) for loop in (fetcher.run(), fetcher.wait_for_markers(), repeat(self._beat, "beat"))]
+        engine.intake.begin(promotes=app.settings.enable_scheduler)
+        self._loops = [asyncio.ensure_future(loop) for loop in (*engine.intake.loops(), repeat(self._beat, "beat"))]
 
     async def run_until_idle(self, timeout: float = 10.0, *, include_scheduled: bool = False) -> int:
         """Wait until nothing is ready, running or due in the queues that this worker serves, and no hook runs.
@@ -179,7 +180,7 @@ class Harness:
     async def _waiting(self, keys: QueueKeys, include_scheduled: bool) -> list[str]:
         (seconds, micros) = await self._ask(keys, broker.plain(tuple, "TIME"))
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        counts = await self._app.queue(keys.name).counts()
+        counts = await Queue(self._app.client, [keys], keys.queue).counts()
         if include_scheduled and counts.scheduled:
             ids = await self._ask(keys, broker.plain(list, "ZRANGE", keys.scheduled, 0, 999))
             await self._ask(keys, broker.reschedule(keys, 0, [member.decode() for member in ids]))
@@ -206,21 +207,21 @@ class Harness:
                 lost = [member for member, held in zip(part, extension.held, strict=True) if not held]
                 cancelled = [member for member, wanted in zip(part, extension.cancelled, strict=True) if wanted]
                 self._engine.stop_runs(lost, cancelled)
-        self._engine.table.note_beat(began, full=False)
+        self._engine.table.note_beat(began, range(len(self._engine.queues)), full=False)
         return min(BEAT_S, self._app.settings.lease / 4)
 
     async def stop(self) -> None:
         """Claim no more and hand back what runs, without an attempt."""
-        runner, fetcher = self._engine.runner, self._engine.fetcher
-        fetcher.stop()
+        runner, intake = self._engine.runner, self._engine.intake
+        intake.stop()
         runner.stop_all()
         with suppress(TimeoutError):
-            await asyncio.wait_for(fetcher.drained.wait(), STOP_S)
+            await asyncio.wait_for(intake.drained.wait(), STOP_S)
         await runner.outcomes.hooks_ended(STOP_S)
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        fetcher.close()
+        intake.close()
         runner.close()
 
 

@@ -5,7 +5,7 @@ is a ConfigError. The settings are made of kinds; arguments of the API and of th
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 PRIORITIES = {"high": 100, "normal": 500, "low": 900}
+MOST_SHARDS = 1_000
 LONGEST_S = 50 * 365 * 86_400  # a server time plus this stays below 2^42 ms (the year 2109), where the scores of `ready` end
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
@@ -24,8 +25,12 @@ _UNITS_NS["d"] = 86_400 * 10**9
 _UNITS_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 2**10, "mib": 2**20}
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _USER = r"(?:[^@/?#\x00-\x20]*@)?"
-_SERVER = rf"rediss?://{_USER}(?:[\w.-]+|\[[0-9a-f:.]+\])(?::(?P<port>\d+))?(?:/\d*)?"
-_URL = rf"(?:{_SERVER}|unix://{_USER}/[^?#\x00-\x20]+)(?:\?[^#\x00-\x20]*)?"
+_NODES = r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d+)?"
+_SERVER = rf"rediss?://{_USER}{_NODES}(?:/\d*)?"
+_SEVERAL = (
+    rf"rediss?\+(?:sentinel://{_USER}{_NODES}(?:,{_NODES})*/[^/?#\x00-\x20]+(?:/\d*)?|cluster://{_USER}{_NODES}(?:,{_NODES})*(?:/0?)?)"
+)
+_URL = rf"(?:{_SERVER}|{_SEVERAL}|unix://{_USER}/[^?#\x00-\x20]+)(?:\?[^#\x00-\x20]*)?"
 _SECRET_OPTION = r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|%)[^=&;]*=)[^&]*"
 
 
@@ -123,9 +128,11 @@ def _priority(value: object) -> int:
 
 
 def _url(value: object) -> str:
-    found = _matched(_URL, value)
-    _within(int(found["port"] or 6379), 1, 65_535)
-    return found[0]
+    url = _matched(_URL, value)[0]
+    if not url.startswith("unix:"):
+        for port in re.findall(r":(\d+)(?=[,/?]|$)", url.partition("://")[2].rpartition("@")[2].partition("?")[0]):
+            _within(int(port), 1, 65_535)
+    return url
 
 
 def _items(item: Callable[[Any], T]) -> Callable[[object], tuple[T, ...]]:
@@ -137,9 +144,13 @@ def _items(item: Callable[[Any], T]) -> Callable[[object], tuple[T, ...]]:
 
 
 def parse_routing_key(entry: str) -> tuple[str, int | None]:
-    """Queue and weight of one of worker_routing_keys: "email" is ("email", None), "email:3" is ("email", 3)."""
+    """Queue and weight of one of worker_routing_keys: "email" is ("email", None), "email:3" is ("email", 3), "email.0" one shard."""
     name, colon, weight = entry.partition(":")
-    return check_queue_name(name), _within(_integer(weight), 1, 1000) if colon else None
+    queue, dot, shard = name.partition(".")
+    if dot:
+        _within(_integer(shard), 0, MOST_SHARDS - 1)
+    check_queue_name(queue)
+    return name, _within(_integer(weight), 1, 1000) if colon else None
 
 
 def _routing_keys(value: object) -> tuple[str, ...]:
@@ -147,6 +158,20 @@ def _routing_keys(value: object) -> tuple[str, ...]:
     if len(dict(keys)) < len(keys):  # one queue, two weights
         raise ValueError
     return tuple(name if weight is None else f"{name}:{weight}" for name, weight in keys)
+
+
+def parse_shards(entry: str) -> tuple[str, int]:
+    """Queue and count of one of queue_shards: "email:8" is ("email", 8)."""
+    name, _, count = entry.partition(":")
+    return check_queue_name(name), _within(_integer(count), 1, MOST_SHARDS)
+
+
+def _shards(value: object) -> tuple[str, ...]:
+    entries = [f"{name}:{count}" for name, count in value.items()] if isinstance(value, Mapping) else value
+    counts = _items(parse_shards)(entries)
+    if len(dict(counts)) < len(counts):  # one queue, two counts
+        raise ValueError
+    return tuple(f"{name}:{count}" for name, count in counts)
 
 
 def _show_duration(value_s: float) -> str:
@@ -174,7 +199,8 @@ def choice(words: tuple[str, ...], **aliases: str) -> Kind[str]:
 
 _SECONDS_FORM = f"seconds as a number from 0 to {LONGEST_S}, or a timedelta"
 _URL_FORM = (
-    "redis://[[user]:password@]host[:port][/db], rediss://... (TLS) or unix://[[user]:password@]/path/to.sock[?db=0], "
+    "redis://[[user]:password@]host[:port][/db], rediss://... (TLS), unix://[[user]:password@]/path/to.sock[?db=0], "
+    "redis+sentinel://[[user]:password@]host[:port],.../primary[/db] or redis+cluster://[[user]:password@]host[:port],..., "
     "with characters like @ : / ? # % in the password percent-encoded"
 )
 BOOLEAN = Kind("true or false (1/0, yes/no, on/off)", "true", lambda v: _WORDS[str(v).lower()], lambda v: str(v).lower())
@@ -189,6 +215,7 @@ SECONDS = Kind(_SECONDS_FORM, "0.5 or timedelta(minutes=5)", lambda v: _within(_
 SIZE = Kind("bytes, plain or in KB, MB (1000s), KiB or MiB (1024s), from 1 to 256MiB", "1MiB", _bytes, lambda v: f"{v >> 20}MiB")
 SOME_PRIORITIES = Kind(f"comma-separated priorities, each {PRIORITY.form}", "high,normal", _items(_priority))
 SOME_QUEUES = Kind("comma-separated queues, each once, with a weight from 1 to 1000 or none", "email:3,default:1", _routing_keys)
+SOME_SHARDS = Kind(f"comma-separated queues with their shards, 1 to {MOST_SHARDS}", "email:8,default:4", _shards)
 SOME_TASKS = Kind("comma-separated task names", "send_email,shop.resize", _items(check_task_name))
 URL = Kind(_URL_FORM, "redis://:password@localhost:6379/0", _url, secret=True)
 

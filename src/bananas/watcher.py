@@ -124,6 +124,7 @@ class ServerProcess:
         orphan_signal: str = "TERM",
         orphan_removes: str = "",
         inherits: Sequence[int] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
         """Start it in `directory`, where it also writes server.log; `answers` tells when it is ready.
 
@@ -132,9 +133,10 @@ class ServerProcess:
             orphan_signal: what the server gets when we are gone.
             orphan_removes: a folder to remove then.
             inherits: descriptors that stay open in the server.
+            arguments: what comes first on its command line, e.g. a configuration file.
         """
         self.socket_path, self.log_path = socket_path, os.path.join(directory, "server.log")
-        command = [binary]
+        command = [binary, *arguments]
         for name, value in (DEFAULTS | {"unixsocket": socket_path} | dict(settings)).items():
             command += [f"--{name}", value]
         guard = ["/bin/sh", "-c", _GUARD, "bananas-guard", orphan_signal, orphan_removes]

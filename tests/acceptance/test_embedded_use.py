@@ -52,7 +52,7 @@ async def test_closing_one_loop_does_not_take_the_server_from_another(project: P
     app = Bananas(embedded=True)
     await app.submit("task", 1)
     pid = server_pid(project)
-    mine = app.client.here().lane.ready(None)
+    mine = app.client.here().lanes.home(app.settings.namespace).ready(None)
     assert mine is not None
 
     async def elsewhere() -> None:

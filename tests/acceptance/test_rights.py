@@ -253,7 +253,7 @@ async def test_every_queue_is_asked_for(administered: Administered) -> None:
 async def test_asking_costs_a_round_trip_per_queue_and_one(administered: Administered, monkeypatch: pytest.MonkeyPatch) -> None:
     administered.user("some", *WORKER)
     app, writes = administered.app("some", worker_routing_keys="a,b,c"), list[int]()
-    lane = app.client.here().lane
+    lane = app.client.here().lanes.home(app.settings.namespace)
     ask = lane.ask
 
     async def watched(keys: Any, requests: Any, *more: Any) -> Any:

@@ -264,7 +264,11 @@ async def test_an_idle_worker_beats_half_as_often_and_stays_in_the_registry(site
     key, seen = workers_key(site.namespace), list[int]()
 
     async def lived(count: int) -> bool:
-        records = await site.app.client.here().lane.ask(None, [broker.plain(list, "HVALS", key)], 5, "reading the registry")
+        records = (
+            await site.app.client.here()
+            .lanes.home(site.app.settings.namespace)
+            .ask(None, [broker.plain(list, "HVALS", key)], 5, "reading the registry")
+        )
         (expiries,) = [[int.from_bytes(record[:8], "big") for record in found] for found in records]
         assert len(expiries) == 1
         if expiries[0] not in seen:

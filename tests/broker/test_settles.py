@@ -101,7 +101,7 @@ async def test_every_outcome_is_announced_on_its_channel_with_its_bytes(
     heard: list[Any] = []
     listening = await Connection.open(parse_url(server.url), on_message=heard.append)
     channels = [keys.result(job_id) for job_id in (done[:43].decode(), dead[:43].decode(), waiting.job_id)]
-    listening.post(("SUBSCRIBE", *channels))
+    listening.post(("SSUBSCRIBE", *channels))
 
     async def subscribed() -> bool:
         return len(heard) == 3

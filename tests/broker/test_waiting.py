@@ -68,7 +68,7 @@ async def waiting(connection: Connection, count: int) -> None:
     """Return when `count` channels have a subscriber."""
 
     async def subscribed() -> bool:
-        (channels,) = await connection.execute([("PUBSUB", "CHANNELS")], 5)
+        (channels,) = await connection.execute([("PUBSUB", "SHARDCHANNELS")], 5)
         return len(channels) == count
 
     await eventually(subscribed)
@@ -259,7 +259,7 @@ async def test_a_subscription_whose_confirmation_was_lost_is_made_again(server: 
     job = await app.submit("task", 1)
     async with Relay(server.url) as relay:
         away = Bananas(relay.url, namespace=app.settings.namespace, call_timeout=10)
-        relay.lose_reply(b"\r\nSUBSCRIBE")
+        relay.lose_reply(b"\r\nSSUBSCRIBE")
         value = asyncio.ensure_future(away.job(job.id).result(timeout=5))
         await eventually(lambda: relay.lost)
         await finisher.succeed(job)
@@ -341,10 +341,10 @@ async def test_a_short_timeout_does_not_close_the_connection_of_others(app: Bana
     job = await app.submit("task", 1)
     patient = asyncio.ensure_future(job.result(timeout=10))
     await waiting(connection, 1)
-    shared = app.client.here().lane.ready(None)
+    shared = app.client.here().lanes.home(app.settings.namespace).ready(None)
     await connection.execute([("CLIENT", "PAUSE", 400, "ALL")], 5)
     with pytest.raises(ResultTimeout):
         await job.result(timeout=0.01)
     assert (await app.submit("task", 2)).created
-    assert app.client.here().lane.ready(None) is shared is not None
+    assert app.client.here().lanes.home(app.settings.namespace).ready(None) is shared is not None
     patient.cancel()

@@ -63,6 +63,7 @@ ORIGINAL: dict[str, tuple[str, dict[str, Any]]] = {
     "LOG_FORMAT": ("key-value", {"log_format": "logfmt"}),
 }
 OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "BANANAS_QUEUE_SHARDS": ("email:8, default:4", {"queue_shards": ("email:8", "default:4")}),
     "BANANAS_NAMESPACE": ("shop", {"namespace": "shop"}),
     "BANANAS_EMBEDDED": ("yes", {"embedded": True}),
     "BANANAS_WORKER_PROCESSES": ("4", {"worker_processes": 4}),

@@ -64,7 +64,7 @@ def key_name(source: str, command: str, key: str, *, of_prelude: bool) -> str:
     """The last word of the key that a call names."""
     if key in FIXED:
         return key.lower()
-    if command == "PUBLISH":
+    if command == "SPUBLISH":
         return "channel"
     if of_prelude:
         return "seen"  # of `remembered` and `remember`
@@ -113,7 +113,7 @@ def test_every_command_of_a_script_is_in_the_tables_of_who_runs_it(script: str, 
 
 def test_the_scripts_are_read_whole() -> None:
     assert {("ZADD", "ready"), ("ZADD", "wake"), ("HEXISTS", "meta"), ("GET", "seen"), ("SET", "seen"), ("TIME", "")} <= pairs("enqueue")
-    assert {("PUBLISH", "channel"), ("SET", "result"), ("HDEL", "jobs"), ("HDEL", "unique")} <= pairs("complete")
+    assert {("SPUBLISH", "channel"), ("SET", "result"), ("HDEL", "jobs"), ("HDEL", "unique")} <= pairs("complete")
     assert {("HSET", "workers"), ("SADD", "queues")} <= pairs("announce")
     assert {("HGET", "cron"), ("HSET", "cron")} <= pairs("cron_fire")
     assert {("DEL", "result")} <= pairs("replay")

@@ -26,6 +26,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "worker_priorities": {"worker_priorities": "high", "worker_mode": "specialized"},
     "worker_job_types": {"worker_job_types": "a,b", "worker_mode": "job-specialized"},
     "worker_routing_keys": {"worker_routing_keys": "email:3,default"},
+    "queue_shards": {"queue_shards": {"email": 8}},
     "worker_processes": {"worker_processes": 3},
     "job_timeout": {"job_timeout": 7},
     "max_retries": {"max_retries": 7},

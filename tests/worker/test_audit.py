@@ -201,7 +201,7 @@ async def test_leases_beyond_those_searched_are_known_from_the_scan(app: Bananas
 
 def watch(app: Bananas, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The commands that the app sends from now on."""
-    lane, asked = app.client.here().lane, list[tuple[Any, ...]]()
+    lane, asked = app.client.here().lanes.home(app.settings.namespace), list[tuple[Any, ...]]()
     ask = lane.ask
 
     async def watched(keys: QueueKeys | None, requests: Any, *more: Any) -> Any:

@@ -205,7 +205,7 @@ async def test_a_lease_that_the_supervisor_called_gone_is_not_valid_though_the_l
             (lease,) = table.held()
             valid.append(current_job().lease_valid)
             table.mark_lost(lease)
-            table.note_beat(time.monotonic(), full=False)
+            table.note_beat(time.monotonic(), [0], full=False)
             valid.append(current_job().lease_valid)
 
         worker._engine.runner.tasks[blocks.name] = Runnable(blocks, app.settings, app.registry.hooks)

@@ -233,11 +233,11 @@ async def test_every_dead_job_beyond_the_count_is_trimmed(app: Bananas) -> None:
     dead = [new_id(id_suffix("task", 500)) for _ in range(2_300)]
     requests = [broker.plain(int, "ZADD", keys.dead, *(part for job_id in dead for part in (time.time() * 1000, job_id)))]
     requests.append(broker.plain(int, "HSET", keys.jobs, *(part for job_id in dead for part in (job_id, BODY))))
-    await connection.lane.ask(keys, requests, 5, "making dead jobs")
+    await connection.lanes.of(keys).ask(keys, requests, 5, "making dead jobs")
     settings = load_settings({"dead_max_count": 100})
     await Upkeep(connection, [Served(0, keys, "boot", 0)], settings, promotes=False).tick()
     assert await app.queue("default").dead.count() == 100
-    (left,) = await connection.lane.ask(keys, [broker.plain(int, "HLEN", keys.jobs)], 5, "counting")
+    (left,) = await connection.lanes.of(keys).ask(keys, [broker.plain(int, "HLEN", keys.jobs)], 5, "counting")
     assert left == 100
 
 

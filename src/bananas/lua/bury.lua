@@ -32,5 +32,5 @@ for i = 1, count do
   end
 end
 remember(KEYS[12], turn, table.concat(reply))
-for key, blob in pairs(kept) do redis.pcall('PUBLISH', key, blob) end
+for key, blob in pairs(kept) do redis.pcall('SPUBLISH', key, blob) end
 return table.concat(reply)

@@ -26,5 +26,5 @@ for i, key in ipairs({unpack(KEYS, 13)}) do
   end
 end
 if number > 0 then remember(KEYS[12], number, table.concat(reply)) end
-for _, key in ipairs(ended) do redis.pcall('PUBLISH', key, ARGV[4]) end
+for _, key in ipairs(ended) do redis.pcall('SPUBLISH', key, ARGV[4]) end
 return table.concat(reply)

@@ -30,5 +30,5 @@ end
 forget(ids)
 if #members > 0 then call('ZREM', LEASES, unpack(members)) end
 remember(KEYS[12], turn, table.concat(reply))
-for key, blob in pairs(kept) do redis.pcall('PUBLISH', key, blob) end
+for key, blob in pairs(kept) do redis.pcall('SPUBLISH', key, blob) end
 return table.concat(reply)

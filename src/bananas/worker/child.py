@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,9 +31,10 @@ from bananas.worker import table as tables
 from bananas.worker import vitals
 from bananas.worker.control import RECYCLED, UNREACHED, Hello, Lines, Message, Probing, WorkerSpec, line, send_hello
 from bananas.worker.engine import Engine, open_queues
+from bananas.worker.intake import by_server
 from bananas.worker.isolated import IsolatedPool, Recipe
 from bananas.worker.loading import load_app, override
-from bananas.worker.maintenance import Clock, Upkeep, repeat
+from bananas.worker.maintenance import Clock, Upkeep, keys_of_cron, repeat
 from bananas.worker.served import Served
 from bananas.worker.table import LeaseTable
 from bananas.worker.vitals import Sign, Ticker, Vitals
@@ -73,14 +75,14 @@ class Child:
             loops = self._start_loops()
             self._ticker.turn()
             stack.callback(self._ticker.close)
-            await self._fetcher.drained.wait()
+            await self._intake.drained.wait()
             if self._failure is not None:
                 raise self._failure
             await self._runner.outcomes.hooks_ended(HOOKS_S)
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            self._fetcher.close()
+            self._intake.close()
             self._runner.close()
         await self.app.close()
         with contextlib.suppress(OSError):  # the supervisor may be gone
@@ -100,15 +102,14 @@ class Child:
         self._vitals_fd = vitals.make_file()
         self._ticker = Ticker(Vitals(self._vitals_fd), self._sign)
         self._engine = Engine(self.app, self.boot, queues, self._table)
-        self._runner, self._fetcher = self._engine.runner, self._engine.fetcher
+        self._runner, self._intake = self._engine.runner, self._engine.intake
         if any(task.isolated for task in self._runner.tasks.values()):
             recipe = Recipe(self._spec.target, self._spec.modules, self._spec.settings, os.dup(self._table_fd))
             self._runner.pool = IsolatedPool(recipe)
-        self._fetcher.burst = self._spec.burst
 
     def _sign(self) -> Sign:
         paused = frozenset(served.index for served in self._engine.queues if served.paused)
-        return vitals.gather([self._fetcher.pulse], self._fetcher.accepting, paused)
+        return vitals.gather(self._intake.pulses, self._intake.accepting, paused)
 
     def _greet(self, queues: list[Served]) -> None:
         settings = self.settings
@@ -142,19 +143,21 @@ class Child:
         loops = [loop.create_task(self._listen())]
         only_upkeep = settings.worker_mode == "scheduler-only"
         if settings.enable_scheduler:
-            loops.append(loop.create_task(repeat(Upkeep(here, self._engine.queues, settings, promotes=only_upkeep).tick, "upkeep")))
+            served_by = by_server(here.address, self._engine.queues, lambda served: served.keys)
+            keepers = [Upkeep(here, queues, settings, promotes=only_upkeep) for queues in served_by]
+            loops += [loop.create_task(repeat(upkeep.tick, "upkeep")) for upkeep in keepers]
         if settings.cron_scheduler_enabled and self.app.registry.crons:
-            clock = Clock(here, list(self.app.registry.crons.values()), self.app.producer, settings)
-            loops.append(loop.create_task(repeat(clock.tick, "cron")))
+            producer, crons = self.app.producer, list(self.app.registry.crons.values())
+            clocks = [
+                Clock(here, entries, producer, settings) for entries in by_server(here.address, crons, partial(keys_of_cron, producer))
+            ]
+            loops += [loop.create_task(repeat(clock.tick, "cron")) for clock in clocks]
         if settings.max_jobs or settings.max_memory_mb:
             loops.append(loop.create_task(self._recycle()))
+        self._intake.begin(promotes=settings.enable_scheduler, burst=self._spec.burst, accepting=not only_upkeep)
+        loops += [loop.create_task(work) for work in self._intake.loops()]
         if self._quiet:
             self._be_quiet()
-        if only_upkeep:
-            self._fetcher.accepting = False
-        else:
-            loops.append(loop.create_task(self._fetcher.wait_for_markers()))
-        loops.append(loop.create_task(self._fetcher.run()))
         for task in loops:
             task.add_done_callback(self._loop_ended)
         return loops
@@ -164,7 +167,7 @@ class Child:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a loop of this process failed: it ends", error=repr(error))
             self._failure = error
-            self._fetcher.drained.set()
+            self._intake.drained.set()
 
     # --- told by the supervisor ---
 
@@ -192,7 +195,7 @@ class Child:
 
     def _be_quiet(self) -> None:
         log.info("quiet: no more jobs are claimed")
-        self._fetcher.stop_accepting()
+        self._intake.stop_accepting()
 
     # --- stop ---
 
@@ -202,12 +205,12 @@ class Child:
             return
         self._stopping, self._why = True, why
         log.info("stopping: running jobs may finish", jobs=len(self._runner.running), seconds=self.settings.shutdown_timeout)
-        self._fetcher.stop()
+        self._intake.stop()
         asyncio.get_running_loop().call_later(self.settings.shutdown_timeout, self._cancel_all)
 
     def _cancel_all(self) -> None:
         """The deadline, or a second signal: stop what runs; it goes back to its queue without an attempt, and so does what waits."""
-        self._fetcher.stop()
+        self._intake.stop()
         self._runner.stop_all()
         asyncio.get_running_loop().call_later(STUBBORN_S, self._abandon)
 

@@ -11,14 +11,12 @@ from bananas.broker import Filter, plain
 from bananas.config import parse_routing_key
 from bananas.errors import ConfigError, QueueFull
 from bananas.keys import queues_key, task_tag
-from bananas.session import answer, check_layout, first_use
-from bananas.worker.fetcher import Fetcher
+from bananas.session import answer, check_layout, note_layout
+from bananas.worker.intake import Intake
 from bananas.worker.run import Runnable
 from bananas.worker.runner import Runner
 from bananas.worker.served import Served
-from bananas.worker.table import LeaseTable
-
-MOST_QUEUES = 255
+from bananas.worker.table import MOST_QUEUES, LeaseTable
 
 
 async def open_queues(app: Bananas, boot: str) -> list[Served]:
@@ -31,36 +29,41 @@ async def open_queues(app: Bananas, boot: str) -> list[Served]:
         RightsMissing: the server's user may not do what a worker does.
         BrokerError: the server does not answer, or refuses.
     """
-    settings = app.settings
+    settings, here = app.settings, app.client.here()
     named = [parse_routing_key(entry) for entry in settings.worker_routing_keys]
-    names: list[tuple[str, int | None]] = named or [(queue, None) for queue in app.registry.queues() or ["default"]]
-    here = app.client.here()
-    await rights.check(here, "worker", [app.producer.keys(name) for name, _ in names], settings.call_timeout)
-    if settings.worker_mode == "scheduler-only":
-        request = plain(list, "SMEMBERS", queues_key(settings.namespace))
-        (known,) = await here.lane.ask(None, [request], settings.call_timeout, "reading queues")
-        others = [name.decode() for name in answer(known) if name.decode() not in dict(names)]
-        await rights.check(here, "worker", [app.producer.keys(name) for name in others], settings.call_timeout)
-        names += [(name, None) for name in others]
+    wanted: list[tuple[str, int | None]] = named or [(queue, None) for queue in app.registry.queues() or ["default"]]
+    names = {keys.name: weight or 0 for name, weight in wanted for keys in app.producer.places.parts(name)}
+    await rights.check(here, "worker", [app.producer.keys(name) for name in names], settings.call_timeout)
+    request = plain(list, "SMEMBERS", queues_key(settings.namespace))
+    (listed,) = await here.lanes.home(settings.namespace).ask(None, [request], settings.call_timeout, "reading queues")
+    also = _also_served([name.decode() for name in answer(listed)], dict(wanted), everything=settings.worker_mode == "scheduler-only")
+    others = {name: weight or 0 for name, weight in also.items() if name not in names}
+    await rights.check(here, "worker", [app.producer.keys(name) for name in others], settings.call_timeout)
+    names |= others
     if len(names) > MOST_QUEUES:
         raise ConfigError(f"this worker would serve {len(names)} queues; the most is {MOST_QUEUES}: name some with --queues")
     queues: list[Served] = []
-    for index, (name, weight) in enumerate(names):
+    for index, (name, weight) in enumerate(names.items()):
         keys = app.producer.keys(name)
-        replies = await here.lane.ask(None, first_use(keys), settings.call_timeout, f"opening queue {name!r}")
+        replies = await here.lanes.of(keys).ask(keys, note_layout(keys), settings.call_timeout, f"opening queue {name!r}")
         for reply in replies:
             if not isinstance(reply, QueueFull):  # what is queued on a full server is run all the same
                 answer(reply)
         check_layout(keys, replies[-1])
-        queues.append(Served(index, keys, boot, weight or 0))
+        queues.append(Served(index, keys, boot, weight))
     return queues
+
+
+def _also_served(listed: list[str], wanted: dict[str, int | None], *, everything: bool) -> dict[str, int | None]:
+    """Of the queues on the server: shards that an earlier number of them has left behind, with the weight of their queue; or all."""
+    return {name: wanted.get(name.partition(".")[0]) for name in sorted(listed) if everything or name.partition(".")[0] in wanted}
 
 
 class Engine:
     """Runs the jobs of an app's queues, as the app's settings say. Whoever holds it renews the leases in its table.
 
     Attributes:
-        queues, table, runner, fetcher: the parts; the runner has no pool yet for tasks with a process of their own.
+        queues, table, runner, intake: the parts; the runner has no pool yet for tasks with a process of their own.
     """
 
     def __init__(self, app: Bananas, boot: str, queues: list[Served], table: LeaseTable) -> None:
@@ -69,13 +72,12 @@ class Engine:
         tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
         self.runner = Runner(tasks, settings, app.producer.chain, table, self._changed)
         self.runner.outcomes.hooks = registry.hooks
-        self.fetcher = Fetcher(
+        self.intake = Intake(
             app.client.address, boot, queues, self.runner, table, lease_ms=round(settings.lease * 1000), wanted=self._wanted(app)
         )
-        self.fetcher.promotes = settings.enable_scheduler
 
     def _changed(self) -> None:
-        self.fetcher.changed()
+        self.intake.changed()
 
     def _wanted(self, app: Bananas) -> Filter:
         """Which jobs are claimed, by the worker's mode."""

@@ -11,6 +11,9 @@ When no queue is hungry, the waiter blocks on the markers of all queues (at most
 deadline. After every wake, timeout, error and reconnect: claim.
 
 A turn whose reply is lost is of unknown fate: its settlements are sent again under the same number, its claim is undone by `recover`.
+
+A fetcher talks to one server. On a Cluster each slot has one (intake.py): they share the runner's slots and one rotation, and a server
+that is away holds up nobody but its own queues.
 """
 
 import asyncio
@@ -28,6 +31,7 @@ from bananas.codec import unpack_tries
 from bananas.connection import Connection, ConnectionLost
 from bananas.errors import BananasError, BrokerError
 from bananas.session import backoff, open_checked, run
+from bananas.worker.markers import Markers
 from bananas.worker.run import Claimed, Grant
 from bananas.worker.runner import Runner
 from bananas.worker.served import FAIR_EVERY, Rotation, Served
@@ -43,10 +47,16 @@ log = structlog.get_logger("bananas.worker")
 
 
 class Fetcher:
-    """Feeds one runner from the server.
+    """Feeds one runner from one server.
 
     Args:
+        queues: the queues on this server.
+        rotation: whose turn it is, among the queues of all fetchers.
         wanted: which jobs this worker takes.
+
+    Attributes:
+        siblings: the fetchers of other slots.
+        asking: how many slots a claim under way may fill.
         burst: end when nothing is ready or running.
     """
 
@@ -55,6 +65,7 @@ class Fetcher:
         address: Address,
         boot: str,
         queues: Sequence[Served],
+        rotation: Rotation,
         runner: Runner,
         table: LeaseTable,
         *,
@@ -62,11 +73,14 @@ class Fetcher:
         wanted: Filter = EVERYTHING,
     ) -> None:
         self.boot, self.queues = boot, list(queues)
+        self.siblings: list[Fetcher] = []
+        self.asking = 0
+        self._slot = queues[0].keys.slot
         self._address, self._runner, self._table = address, runner, table
         self._lease_ms, self._wanted = lease_ms, wanted
-        self._rotation = Rotation(queues)
+        self._rotation = rotation
         self._connection: Connection | None = None
-        self._waiting_on: Connection | None = None
+        self._markers = Markers(address, self._slot, boot)
         self._event = asyncio.Event()
         self._idle = asyncio.Event()
         self._suspect_since = self._suspect_pause_s = 0.0
@@ -74,7 +88,6 @@ class Fetcher:
         self.accepting = True
         self.promotes = True
         self.burst = self.stopping = False
-        self.drained = asyncio.Event()
 
     # --- what wakes the loop ---
 
@@ -95,7 +108,7 @@ class Fetcher:
     # --- the loop ---
 
     async def run(self) -> None:
-        """Turn after turn, until the worker is stopped and everything is settled; then `drained` is set."""
+        """Turn after turn, until the worker is stopped and everything is settled."""
         failures = 0
         while True:
             self._event.clear()
@@ -114,14 +127,33 @@ class Fetcher:
                     self._idle.set()
                 await self._event.wait()
                 self._idle.clear()
-        self.drained.set()
+        for sibling in self.siblings:
+            sibling.changed()
 
     def _next_claim(self) -> Served | None:
         if not self.accepting or self._runner.free <= 0 or self._runner.suspects or self._runner.alone:
             return None
         if self._table.room < self._runner.free:
             return None
-        return self._rotation.pick(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        return self._next_of_all(now) if self.siblings else self._rotation.pick(now)
+
+    def _next_of_all(self, now: float) -> Served | None:
+        """A queue of ours whose turn it is among the queues of all; where it is another's turn, that fetcher hears of it."""
+        if self._room_for(1) <= 0:
+            return None
+        choice = self._rotation.pick(now, self.queues)
+        if choice is None or choice in self.queues:
+            return choice
+        for sibling in self.siblings:
+            if choice in sibling.queues:
+                sibling.changed()
+        return None
+
+    def _room_for(self, sharers: int) -> int:
+        """How many jobs to ask for: the slots that nobody asks to fill already, or our share of them."""
+        left = self._runner.free - sum(sibling.asking for sibling in self.siblings)
+        return max(min(1, left), left // sharers)
 
     def _settling(self) -> bool:
         return any(served.settler or served.rearm for served in self.queues)
@@ -129,12 +161,26 @@ class Fetcher:
     def _finished(self) -> bool:
         """Nothing is left to do, and nothing more will come."""
         idle = self._runner.idle and not self._runner.suspects
-        if idle and self.burst and self.accepting and not any(served.hungry for served in self.queues):
+        if idle and self.burst and self.accepting and not self._rotation.hungry:
             log.info("burst: nothing is ready or running")
             return True
-        return idle and self.stopping
+        return idle and self.stopping and not any(sibling.asking for sibling in self.siblings)
 
     async def _turn_safely(self, served: Served | None, failures: int) -> int:
+        if not self.siblings:
+            return await self._try_turn(served, failures)
+        for queue in self.queues:
+            queue.busy = True
+        try:
+            return await self._try_turn(served, failures)
+        finally:
+            self.asking = 0
+            for queue in self.queues:
+                queue.busy = False
+            for sibling in self.siblings:
+                sibling.changed()
+
+    async def _try_turn(self, served: Served | None, failures: int) -> int:
         try:
             await self._turn(served)
             self.pulse.answer()
@@ -149,9 +195,7 @@ class Fetcher:
             return failures + 1
 
     async def _turn(self, served: Served | None) -> None:
-        connection = self._connection
-        if connection is None or connection.closed:
-            connection = self._connection = await open_checked(self._address, f"bananas:worker:{self.boot}", TURN_TIMEOUT_S)
+        connection = await self._connected()
         requests: list[Request[Any]] = []
         readers: list[Callable[[Any], None]] = []
         for queue in self.queues:
@@ -175,6 +219,13 @@ class Fetcher:
                 read(reply)
         if failure is not None:
             raise failure
+
+    async def _connected(self) -> Connection:
+        connection = self._connection
+        if connection is None or connection.closed:
+            name = f"bananas:worker:{self.boot}"
+            connection = self._connection = await open_checked(self._address, name, TURN_TIMEOUT_S, slot=self._slot)
+        return connection
 
     def _add_settlements(self, served: Served, requests: list[Request[Any]], readers: list[Callable[[Any], None]]) -> None:
         if served.settler:
@@ -206,7 +257,9 @@ class Fetcher:
             readers.append(lambda moved: self._promoted(served, moved))
         served.turn += 1
         cursor = 0 if served.turn % FAIR_EVERY == 0 else served.cursor
-        most = min(self._runner.free, broker.SUBMIT_BATCH)
+        free = self._room_for(self._rotation.sharers) if self.siblings else self._runner.free
+        most = min(free, broker.SUBMIT_BATCH)
+        self.asking = most
         requests.append(broker.claim(served.keys, self.boot, served.turn, most, self._lease_ms, wanted=self._wanted, cursor=cursor))
         readers.append(lambda _: None)
 
@@ -267,22 +320,25 @@ class Fetcher:
             while suspects:
                 self._runner.outcomes.postpone(suspects.pop(), delay_s)
             return False
+        if suspects[0].served not in self.queues or any(sibling.asking or sibling._settling() for sibling in self.siblings):
+            return False
         return self._runner.idle and not self._settling()
 
     async def _run_suspect(self) -> None:
         claimed = self._runner.suspects.pop(0)
         self._suspect_since, self._suspect_pause_s = time.monotonic(), 0.0
+        self._runner.alone = True
         try:
-            connection = self._connection
-            if connection is None or connection.closed:
-                connection = self._connection = await open_checked(self._address, f"bananas:worker:{self.boot}", TURN_TIMEOUT_S)
+            connection = await self._connected()
             (held,) = await run(connection, [broker.isolate(claimed.served.keys, claimed.member)], TURN_TIMEOUT_S)
         except (ConnectionLost, BananasError):
             held = None
         if held is True:
             log.info("running a suspect alone", job=claimed.public, crashes=claimed.tries.crashes)
             self._runner.start_alone(claimed)
-        elif held is False:
+            return
+        self._runner.alone = False
+        if held is False:
             self._table.drop(claimed.slot)
         else:
             self._runner.outcomes.release(claimed)
@@ -291,41 +347,29 @@ class Fetcher:
 
     async def wait_for_markers(self) -> None:
         """The waiter: while no queue is hungry and slots are free, block on the markers."""
-        rotation = 0
         while True:
             await self._idle.wait()
             loop = asyncio.get_running_loop()
             open_queues = [served for served in self.queues if served.resting_until <= loop.time()]
-            rotation += 1
-            at = rotation % len(open_queues) if open_queues else 0
-            names = [served.keys.wake for served in open_queues[at:] + open_queues[:at]]
-            resting = len(open_queues) < len(self.queues)
-            if not names:
+            if not open_queues:
                 await asyncio.sleep(REST_S)
                 self._wake_all()
                 continue
             try:
-                connection = self._waiting_on
-                if connection is None or connection.closed:
-                    connection = self._waiting_on = await Connection.open(self._address, f"bananas:waiter:{self.boot}", TURN_TIMEOUT_S)
-                block_s = REST_S if resting else BLOCK_S
-                (reply,) = await connection.execute([("BZPOPMIN", *names, block_s)], block_s + 2.0)
-                self._woken(reply)
+                self._woken(await self._markers.wait(open_queues, BLOCK_S if len(open_queues) == len(self.queues) else REST_S))
             except (ConnectionLost, BananasError):
                 self._wake_all()
                 await asyncio.sleep(0.2)
 
-    def _woken(self, reply: Any) -> None:
-        if isinstance(reply, list):
-            name = reply[0].decode()
-            served = next(served for served in self.queues if served.keys.wake == name)
-            if not self.accepting or self._runner.free <= 0:
-                served.rearm = True
-            served.popped = True
-            self.make_hungry(served)
-            self._idle.clear()
-        else:
+    def _woken(self, served: Served | None) -> None:
+        if served is None:
             self._wake_all()
+            return
+        if not self.accepting or self._runner.free <= 0:
+            served.rearm = True
+        served.popped = True
+        self.make_hungry(served)
+        self._idle.clear()
 
     def _wake_all(self) -> None:
         self._idle.clear()
@@ -348,6 +392,6 @@ class Fetcher:
 
     def close(self) -> None:
         """Close its connections."""
-        for connection in (self._connection, self._waiting_on):
-            if connection is not None:
-                connection.close()
+        self._markers.close()
+        if self._connection is not None:
+            self._connection.close()

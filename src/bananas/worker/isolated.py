@@ -53,6 +53,7 @@ class Order(Struct, array_like=True):
     deadline: float | None
     claimed_at: float
     noted_at: float
+    at_queue: int
     slot: int
     member: bytes
 
@@ -205,6 +206,7 @@ def _order(run: Run) -> Order:
         job.deadline,
         claimed.grant.claimed_at,
         claimed.grant.noted_at,
+        claimed.served.index,
         claimed.slot,
         claimed.member,
     )
@@ -226,7 +228,7 @@ class _Trust:
 
     def valid(self) -> bool:
         """Whether it surely holds: as `Runner.trusted` says."""
-        beaten = self._table.beaten
+        beaten = self._table.beaten(self._order.at_queue)
         since = beaten if beaten > self._order.noted_at else self._order.claimed_at
         return time.monotonic() < since + self._lease_s and not self.lost
 

@@ -95,6 +95,11 @@ def pack_schedule(schedule: Schedule) -> bytes:
     return f"{schedule.every_ms} {schedule.missed} {schedule.timezone} {schedule.expression}".encode()
 
 
+def keys_of_cron(producer: Producer, entry: CronEntry) -> QueueKeys:
+    """Where a cron entry lives, with the jobs of its ticks."""
+    return producer.places.of_unique(entry.task.defaults.queue or "default", entry.name)
+
+
 class Clock:
     """Fires the cron entries of this code."""
 
@@ -106,7 +111,7 @@ class Clock:
         """Announce and fire. Returns seconds until the next tick, at most an upkeep interval."""
         wait = self._settings.scheduler_interval or self._settings.lease / 4
         for entry in self._entries:
-            keys = self._producer.keys(entry.task.defaults.queue or "default")
+            keys = keys_of_cron(self._producer, entry)
             (now_s, now_us) = await self._ask(keys, broker.plain(tuple, "TIME"))
             now_ms = int(now_s) * 1000 + int(now_us) // 1000
             packed = pack_schedule(entry.schedule)

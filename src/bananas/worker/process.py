@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 
 from bananas.keys import QueueKeys
@@ -32,11 +33,12 @@ class ChildProcess:
         self.vitals: Vitals | None = None
         self.keys: list[QueueKeys] = []
         self.bye = ""
+        self._sending = threading.Lock()  # beats of several servers may report at once
         self.send(Message(start=spec, quiet=quiet))
 
     def send(self, message: Message) -> None:
         """Tell it something; nothing happens where it is gone."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._sending:
             self.channel.sendall(line(message))
 
     def receive(self) -> list[Message]:
@@ -50,7 +52,7 @@ class ChildProcess:
             if message.hello is not None and fds:
                 self.hello = message.hello
                 self.table = LeaseTable(fds[0], message.hello.capacity)
-                self.keys = [_keys(message.hello.namespace, name) for name in message.hello.queues]
+                self.keys = [QueueKeys.named(message.hello.namespace, name) for name in message.hello.queues]
                 self.vitals = Vitals(fds[1])
                 for fd in fds:
                     os.close(fd)
@@ -92,8 +94,3 @@ class ChildProcess:
         self.channel.close()
         if self.table is not None:
             self.table.close()
-
-
-def _keys(namespace: str, name: str) -> QueueKeys:
-    queue, _, shard = name.partition(".")
-    return QueueKeys(namespace, queue, int(shard) if shard else None)

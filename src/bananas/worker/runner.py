@@ -78,7 +78,7 @@ class Runner:
 
     def trusted(self, claimed: Claimed) -> bool:
         """Whether a lease surely holds: counted from before it was asked for, or from the last beat, which may have found it gone."""
-        beaten, grant = self._table.beaten, claimed.grant
+        beaten, grant = self._table.beaten(claimed.served.index), claimed.grant
         since = beaten if beaten > grant.noted_at else grant.claimed_at
         return time.monotonic() < since + self._settings.lease and not self._table.lost(claimed.slot, claimed.member)
 

@@ -18,6 +18,8 @@ class Served:
         due: scheduled jobs are due: promote.
         turn, fence: the number of the last claim sent, and the last fence received.
         lost_turn: a claim whose reply was lost and that is not undone yet, or 0.
+        busy: its server is being asked, or away; only looked at where there are several.
+        picked: the number of its last turn.
         paused: it was, when last asked.
         resting_until: the loop's time before which its marker is left to others.
     """
@@ -26,8 +28,8 @@ class Served:
         self.index, self.keys, self.weight = index, keys, weight
         self.settler = Settler(keys, boot)
         self.hungry = True
-        self.due = self.popped = self.rearm = self.paused = False
-        self.turn = self.fence = self.lost_turn = self.cursor = 0
+        self.due = self.popped = self.rearm = self.paused = self.busy = False
+        self.turn = self.fence = self.lost_turn = self.cursor = self.picked = 0
         self.resting_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -51,33 +53,56 @@ class Served:
 
 
 class Rotation:
-    """In which order queues are asked: as listed, every 10th turn beginning one further, or by weight."""
+    """In which order queues are asked: as listed, every 10th turn beginning one further, or by weight. The shards of one take turns."""
 
     def __init__(self, queues: Sequence[Served]) -> None:
         self._queues = list(queues)
         self._weighted = any(served.weight for served in queues)
+        self._sharded = any(served.keys.shard is not None for served in queues)
         self._turn = 0
-        self._credit = {served.index: 0 for served in queues}
+        self._credit = {served.keys.queue: 0 for served in queues}
+        self._kept: Served | None = None
+        self.sharers = 1
 
-    def pick(self, now: float) -> Served | None:
-        """The queue to claim from next, or None when none is hungry."""
-        hungry = [served for served in self._queues if served.hungry and served.resting_until <= now]
+    @property
+    def hungry(self) -> bool:
+        """Whether any queue may have jobs, or is being asked."""
+        return any(served.hungry or served.busy for served in self._queues)
+
+    def pick(self, now: float, mine: Sequence[Served] | None = None) -> Served | None:
+        """The queue to claim from next, or None when none is hungry.
+
+        Args:
+            mine: where several ask: the queues of who asks. A turn of another's is kept for them.
+        """
+        hungry = [served for served in self._queues if served.hungry and served.resting_until <= now and not served.busy]
         if not hungry:
             return None
-        if self._weighted:
-            return self._by_weight(hungry)
+        self.sharers = len(hungry)
+        choice = self._kept if self._kept in hungry else self._choose(hungry)
+        self._kept = choice if mine is not None and choice not in mine else None
+        return choice
+
+    def _choose(self, hungry: list[Served]) -> Served:
         self._turn += 1
-        if self._turn % FAIR_EVERY == 0:
-            return hungry[self._turn // FAIR_EVERY % len(hungry)]
-        return hungry[0]
+        if self._weighted:
+            choice = self._by_weight(hungry)
+        elif self._turn % FAIR_EVERY == 0:
+            choice = hungry[self._turn // FAIR_EVERY % len(hungry)]
+        else:
+            choice = hungry[0]
+        if self._sharded and choice.keys.shard is not None:
+            choice = min((served for served in hungry if served.keys.queue == choice.keys.queue), key=lambda served: served.picked)
+        choice.picked = self._turn
+        return choice
 
     def _by_weight(self, hungry: list[Served]) -> Served:
         """Smooth weighted round robin, as nginx does it: no queue waits longer than the sum of the weights."""
-        total = 0
-        for served in hungry:
+        total, queues = 0, {served.keys.queue: served for served in reversed(hungry)}
+        for name, served in queues.items():
             weight = served.weight or 1
             total += weight
-            self._credit[served.index] += weight
-        best = max(hungry, key=lambda served: self._credit[served.index])
-        self._credit[best.index] -= total
-        return best
+            self._credit[name] += weight
+        best = max(reversed(queues), key=lambda name: self._credit[name])
+        self._credit[best] -= total
+        return queues[best]

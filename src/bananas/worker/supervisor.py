@@ -12,29 +12,18 @@ stopped (state T) or gone.
     5. SIGTERM, SIGINT: the children drain; a second one cancels; SIGUSR1: claim no more
 """
 
-import contextlib
-import os
 import selectors
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 
-import msgspec
-
-from bananas import broker
-from bananas.broker import Extension, Request
-from bananas.connection import ConnectionLost, SyncConnection
-from bananas.errors import BananasError, BrokerError, ConfigError
-from bananas.keys import queues_key, workers_key
-from bananas.session import run_sync
+from bananas.errors import ConfigError
+from bananas.worker.beat import Beat
 from bananas.worker.control import RECYCLED, UNREACHED, Hello, Message, Probing, WorkerSpec
 from bananas.worker.health import Shift
 from bananas.worker.probes import Probes
 from bananas.worker.process import ChildProcess
-from bananas.worker.table import HeldLease
 
 KILL_AFTER_S = 5.0
 
@@ -45,20 +34,16 @@ class Supervisor:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
         self._children: list[ChildProcess] = []
-        self._full = False
-        self._silent_until = 0.0
+        self._beat = Beat()
         self._selector = selectors.DefaultSelector()
-        self._connection: SyncConnection | None = None
         self._signals = 0
         self._stop_by = 0.0
         self._stopping = self._greeted = self._quiet = False
         self._exit_code = 0
-        self._started_ms = int(time.time() * 1000)
         self._restarts: list[float] = []
         self._starts: list[float] = []
         self._turned, self._began = time.monotonic(), time.monotonic()
-        self._answered = self._trouble = self._start_s = 0.0
-        self._error, self._kept_out, self._wanted = "", False, 0
+        self._start_s, self._kept_out, self._wanted = 0.0, False, 0
         self._probes = Probes(self._shift, _say)
 
     def run(self) -> int:
@@ -79,12 +64,11 @@ class Supervisor:
             self._start_due()
             if time.monotonic() >= next_beat and self._lease():
                 next_beat = time.monotonic() + self._lease() / 4
-                self._beat()
+                self._beat.tick(self._children)
             if self._stop_by and time.monotonic() > self._stop_by:
                 self._kill_the_stuck()
         self._probes.close()
-        if self._connection is not None:
-            self._connection.close()
+        self._beat.close()
         return self._exit_code
 
     def _lease(self) -> float:
@@ -103,9 +87,10 @@ class Supervisor:
                 self._greeted_by(child, message.hello)
 
     def _greeted_by(self, child: ChildProcess, hello: Hello) -> None:
-        self._silent_until, self._kept_out = 0.0, False
+        self._kept_out = False
         self._follow(hello)
-        self._beat()
+        self._beat.hasten()
+        self._beat.tick(self._children)
         if self._quiet:
             child.send(Message(quiet=True))
         if self._stopping:
@@ -121,7 +106,7 @@ class Supervisor:
         code = child.process.returncode
         self._children.remove(child)
         self._selector.unregister(child.channel)
-        self._take_back(child, crashed=code != 0)
+        self._beat.take_back(child, crashed=code != 0)
         child.close()
         self._kept_out = child.bye == UNREACHED
         if not self._greeted and not self._stopping and code > 0:
@@ -147,102 +132,6 @@ class Supervisor:
         for _ in due:
             self._start_child()
 
-    def _take_back(self, child: ChildProcess, *, crashed: bool) -> None:
-        """What a process that is gone still held: crashed, with a crash counted; else unused."""
-        requests: list[Request[Any]] = []
-        hello = child.hello
-        if hello is None:
-            return
-        parts = ((queue, part) for queue, leases in child.held().items() for part in _chunks(leases))
-        for number, (queue, leases) in enumerate(parts, 1):
-            if crashed:
-                requests.append(broker.reclaim(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in leases]))
-            else:
-                requests.append(
-                    broker.release(child.keys[queue], hello.boot + "s", number, [(lease.member, lease.score) for lease in leases])
-                )
-        requests.append(broker.plain(int, "HDEL", workers_key(hello.namespace), hello.boot))
-        with contextlib.suppress(BananasError, ConnectionLost):
-            self._ask(requests, hello)
-
-    # --- the beat ---
-
-    def _beat(self) -> None:
-        """Renew the leases of all processes, and their registry entries; every second one is left out while nothing is held."""
-        alive = [child for child in self._children if child.hello is not None and child.process.poll() is None and not child.stopped]
-        if not alive or alive[0].hello is None:
-            return
-        requests: list[Request[Any]] = []
-        extended: list[tuple[ChildProcess, list[HeldLease]]] = []
-        every_held = [child.held() for child in alive]
-        if time.monotonic() < self._silent_until and not any(every_held) and not self._full:
-            return
-        for child, held in zip(alive, every_held, strict=True):
-            hello = child.hello
-            assert hello is not None
-            for queue, leases in held.items():
-                for part in _chunks(leases):
-                    requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
-                    extended.append((child, part))
-            requests.append(self._announcement(child, hello, held))
-        if extended or self._full:  # only who settles needs to know; what was full is asked until it is not
-            requests.append(broker.plain(_memory, "INFO", "memory"))
-        began = time.monotonic()
-        try:
-            replies = self._ask(requests, alive[0].hello)
-        except (BananasError, ConnectionLost) as error:
-            self._note(error)
-            return
-        self._note(next((reply for reply in replies if isinstance(reply, BrokerError)), None))
-        if extended or self._full:
-            self._full = replies[-1] is True
-        self._silent_until = 0.0 if any(every_held) else began + 0.4 * alive[0].hello.lease
-        extensions = [reply for reply in replies if isinstance(reply, Extension)]
-        if len(extensions) == len(extended):
-            for (child, leases), extension in zip(extended, extensions, strict=True):
-                self._report(child, leases, extension)
-            for child in alive:
-                if child.table is not None:
-                    child.table.note_beat(began, full=self._full)
-
-    def _report(self, child: ChildProcess, leases: list[HeldLease], extension: Extension) -> None:
-        """Note which leases are lost, before this beat is noted; the child hears of them too."""
-        gone = [lease for lease, held in zip(leases, extension.held, strict=True) if not held]
-        for lease in gone:
-            if child.table is not None:
-                child.table.mark_lost(lease)
-        lost = [lease.member.decode() for lease in gone]
-        cancelled = [lease.member.decode() for lease, wanted in zip(leases, extension.cancelled, strict=True) if wanted]
-        if lost or cancelled:
-            child.send(Message(lost=lost, cancelled=cancelled))
-
-    def _announcement(self, child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[int]:
-        running = [child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases]
-        overdue = [
-            child.keys[queue].public(lease.member[:43].decode()) for queue, leases in held.items() for lease in leases if lease.overdue
-        ]
-        record = {
-            "host": socket.gethostname(),
-            "pid": hello.pid,
-            "supervisor": os.getpid(),
-            "queues": hello.queues,
-            "tasks": hello.tasks,
-            "slots": hello.slots,
-            "running": running[:1_000],
-            "overdue": overdue[:1_000],
-            "started_ms": self._started_ms,
-        }
-        ttl_ms = round(hello.lease * 1500)
-        namespace = hello.namespace
-        packed = msgspec.msgpack.encode(record)
-        return broker.announce(workers_key(namespace), queues_key(namespace), hello.boot, ttl_ms, packed, hello.queues)
-
-    def _ask(self, requests: list[Request[Any]], hello: Hello) -> list[Any]:
-        timeout = max(0.3, min(2.0, hello.lease / 3))
-        if self._connection is None or self._connection.closed:
-            self._connection = SyncConnection(hello.address, f"bananas:supervisor:{os.getpid()}", timeout)
-        return run_sync(self._connection, requests, timeout)
-
     # --- health ---
 
     def _follow(self, hello: Hello) -> None:
@@ -256,24 +145,18 @@ class Supervisor:
             if not self._stopping:
                 self._stop()
 
-    def _note(self, error: Exception | None) -> None:
-        """How the last beat went."""
-        if error is None:
-            self._answered, self._trouble = time.monotonic(), 0.0
-        else:
-            self._trouble, self._error = self._trouble or time.monotonic(), str(error)
-
     def _shift(self) -> Shift:
         """For the thread of the probes: what is so now."""
         working = sum(child.hello is not None and not child.ended for child in list(self._children))
+        trouble, error = self._beat.trouble
         phase = "draining" if self._stopping else "starting" if not self._greeted else "quiet" if self._quiet else "working"
         return Shift(
             phase=phase,
             turned=self._turned,
             children=list(self._children),
-            answered=self._answered,
-            trouble=self._trouble,
-            error=self._error,
+            answered=self._beat.answered,
+            trouble=trouble,
+            error=error,
             short_by=0 if self._stopping or not self._greeted or self._spec.burst else max(0, self._wanted - working),
             kept_out=self._kept_out,
             start_s=self._start_s,
@@ -324,19 +207,8 @@ class Supervisor:
         self._stop_by = 0.0
         for child in self._children:
             _say(f"worker process {child.process.pid} did not stop: its jobs go back to their queues")
-            self._take_back(child, crashed=False)
+            self._beat.take_back(child, crashed=False)
             child.process.kill()
-
-
-def _chunks(leases: list[HeldLease]) -> Iterator[list[HeldLease]]:
-    """As many leases at a time as one script takes."""
-    return (leases[start : start + broker.SETTLE_BATCH] for start in range(0, len(leases), broker.SETTLE_BATCH))
-
-
-def _memory(reply: bytes) -> bool:
-    info = dict(text.split(":", 1) for text in reply.decode().splitlines() if ":" in text)
-    limit = int(info.get("maxmemory", 0))
-    return bool(limit) and int(info.get("used_memory", 0)) >= limit
 
 
 def _say(text: str) -> None:

@@ -2,27 +2,30 @@
 
 A child that is blocked in Python, or in C with the GIL held, cannot speak; its supervisor reads this table and renews what stands there.
 
-LAYOUT. A header of 64 bytes: ns of the last beat (monotonic clock, which processes share), unused (8), a flag for a full server. Then
-slots of 128 bytes: index of the queue, length of the member, length of the score, the member, the score at claim, the
-state (0 free, 1 held, 2 held and overdue), and last a digest. The state is written after the rest, so a reader that comes in between sees
-the slot free, or at worst a member that nobody knows: that is refused by the server and ignored by the child. The digest is the
-supervisor's: of the member there that the server last called gone. It may stay in a slot that is used anew, and says nothing of the new
-member.
+LAYOUT. A header of 64 bytes with a flag for a full server. Per queue the ns (monotonic clock, which processes share) of the
+last beat that its server answered. Then slots of 128 bytes: index of the queue, length of the member,
+length of the score, the member, the score at claim, the state (0 free, 1 held, 2 held and overdue), and last a digest. The state is
+written after the rest, so a reader that comes in between sees the slot free, or at worst a member that nobody knows: that is refused by
+the server and ignored by the child. The digest is the supervisor's: of the member there that the server last called gone. It may stay in
+a slot that is used anew, and says nothing of the new member.
 """
 
 import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-_HEADER = 64
+MOST_QUEUES = 255
+_BEATS = 64
+_HEADER = _BEATS + 8 * (MOST_QUEUES + 1)
 _SLOT = 128
 _FULL_AT = 16
 _DIGEST = 8
 FREE, HELD, OVERDUE = 0, 1, 2
+_ns = struct.Struct("<q")
 _entry = struct.Struct("<BBB96s20sB")
 _STATE = _entry.size - 1
 _LOST_AT = _entry.size
@@ -74,10 +77,9 @@ class LeaseTable:
             memory[_HEADER + slot * _SLOT + _STATE] = FREE
         self._free += slots
 
-    @property
-    def beaten(self) -> float:
-        """When (monotonic seconds) the supervisor last began a beat that the server answered."""
-        return float(struct.unpack_from("<q", self._memory, 0)[0]) / 1e9
+    def beaten(self, queue: int) -> float:
+        """When (monotonic seconds) the supervisor last began a beat that the server of this queue answered."""
+        return _read_ns(self._memory, _BEATS + 8 * queue) / 1e9
 
     def lost(self, slot: int, member: bytes) -> bool:
         """Whether the server said that this lease is gone."""
@@ -100,9 +102,12 @@ class LeaseTable:
                 found.append(HeldLease(queue, member[:length], score[:digits], state == OVERDUE, (at - _HEADER) // _SLOT))
         return found
 
-    def note_beat(self, began: float, *, full: bool) -> None:
-        """Note a beat that the server answered, begun at `began` (monotonic seconds)."""
-        self._memory[0:8] = struct.pack("<q", int(began * 1e9))
+    def note_beat(self, began: float, queues: Iterable[int], *, full: bool) -> None:
+        """Note a beat that the servers of these queues answered, begun at `began` (monotonic seconds)."""
+        stamp = struct.pack("<q", int(began * 1e9))
+        for queue in queues:
+            at = _BEATS + 8 * queue
+            self._memory[at : at + 8] = stamp
         self._memory[_FULL_AT] = int(full)
 
     def mark_lost(self, lease: HeldLease) -> None:
@@ -121,14 +126,18 @@ class TableView:
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
 
-    @property
-    def beaten(self) -> float:
+    def beaten(self, queue: int) -> float:
         """As `LeaseTable.beaten`."""
-        return float(struct.unpack_from("<q", self._memory, 0)[0]) / 1e9
+        return _read_ns(self._memory, _BEATS + 8 * queue) / 1e9
 
     def lost(self, slot: int, member: bytes) -> bool:
         """As `LeaseTable.lost`."""
         return _is_lost(self._memory, slot, member)
+
+
+def _read_ns(memory: mmap.mmap, at: int) -> int:
+    value: int = _ns.unpack_from(memory, at)[0]
+    return value
 
 
 def _is_lost(memory: mmap.mmap, slot: int, member: bytes) -> bool:
