@@ -93,6 +93,7 @@ class Site:
     Attributes:
         host: the server. app: of the driver: it submits by name, and looks.
         watches_log: whether the size of the server's append-only file is noted with each start and commit.
+        keeps: settings of every process here, by field name.
     """
 
     def __init__(self, folder: Path, server: PrivateServer, *, lease: float, url: str = "", budget_s: float = 30.0) -> None:
@@ -104,6 +105,7 @@ class Site:
         self.keys = QueueKeys(NAMESPACE, "default")
         self.workers: list[Worker] = []
         self.watches_log = False
+        self.keeps: dict[str, object] = {}
         self._processes: list[Process] = []
         self._number = 0
 
@@ -120,7 +122,7 @@ class Site:
         }
         if self.watches_log:
             own[LOG] = str(self.host.log_folder)
-        return own_environment(self.url) | own | {f"BANANAS_{name.upper()}": str(value) for name, value in settings.items()}
+        return own_environment(self.url) | own | {f"BANANAS_{name.upper()}": str(value) for name, value in (self.keeps | settings).items()}
 
     def start(self, target: str = TASKS, **settings: object) -> Worker:
         """Start a worker, and do not wait for it."""
@@ -136,9 +138,9 @@ class Site:
         started = [self.start(target, **settings) for _ in range(count)]
         return [await worker.ready() for worker in started]
 
-    def produce(self, load: Load) -> Process:
-        """Start a producer."""
-        self._processes.append(start_producer(self.environment(), self.folder, load))
+    def produce(self, load: Load, environment: Mapping[str, str] | None = None) -> Process:
+        """Start a producer; with other variables than those of `environment`."""
+        self._processes.append(start_producer(environment or self.environment(), self.folder, load))
         return self._processes[-1]
 
     async def _finished(self, producer: Process, timeout_s: float = 120.0) -> None:

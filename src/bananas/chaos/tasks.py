@@ -8,6 +8,7 @@ import ctypes
 import os
 import random
 import re
+import stat
 import time
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
@@ -29,9 +30,12 @@ app = Bananas(namespace=NAMESPACE)
 
 @app.lifespan
 async def resources() -> AsyncIterator[None]:
-    """End with the program that started this worker."""
-    async for value in tasks.resources():
-        yield value
+    """End with the program that started this worker: only below it is stdin a pipe, not in a process of an isolated task."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        async for value in tasks.resources():
+            yield value
+    else:
+        yield None
 
 
 @app.on_success

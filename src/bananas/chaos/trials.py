@@ -153,7 +153,10 @@ class Trial:
             await asyncio.to_thread(server.start)
             self.proxy = self.stack.enter_context(Proxy(server.url, self.seed))
             url = self.proxy.url
-        site = Site(folder, server, lease=lease or self.profile.lease, url=url, budget_s=budget_s)
+        return await self.enter(Site(folder, server, lease=lease or self.profile.lease, url=url, budget_s=budget_s))
+
+    async def enter(self, site: Site) -> Site:
+        """Start a site, which is gone at the end of the trial."""
         self.sites.append(site)
         return await self.stack.enter_async_context(site)
 

@@ -71,7 +71,7 @@ async def _loaded(trial: Trial, site: Site, *, pause_s: float = 0.05) -> AsyncGe
 
 
 @contextmanager
-def _watching_the_disk(site: Site) -> Generator[list[float]]:
+def watching_the_disk(site: Site) -> Generator[list[float]]:
     """Notes when an fsync was under way: then writes may wait in memory for up to 2 s, and a kill may lose them."""
     seen, over = list[float](), threading.Event()
 
@@ -98,7 +98,7 @@ async def server_killed(trial: Trial) -> None:
     async with _loaded(trial, site) as loaded:
         for _ in range(trial.pick(2, 8)):
             await asyncio.sleep(trial.dice.uniform(0.2, trial.pick(0.6, 2.0)))
-            with _watching_the_disk(site) as pending:
+            with watching_the_disk(site) as pending:
                 await asyncio.sleep(0.3)
                 delayed = int(site.host.info("persistence").get("aof_delayed_fsync", 0))
             await site.host.kill()
