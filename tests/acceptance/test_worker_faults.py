@@ -171,48 +171,6 @@ async def test_workers_stopped_past_their_leases_give_their_jobs_up_and_the_seco
     await site.assert_nothing_left()
 
 
-@with_time
-async def test_a_process_stopped_for_less_than_its_lease_keeps_its_job(site: Site) -> None:
-    site.worker(worker_processes=2)
-    gate = site.gate()
-    job, first = await site.running(str(gate))
-
-    async def left_ms() -> float:
-        return ((await job.info()).lease_expires_ms or 0) - time.time() * 1000
-
-    async def runs_out() -> bool:
-        return await left_ms() < site.lease * 600
-
-    async def is_renewed() -> bool:
-        return await left_ms() > site.lease * 600
-
-    await eventually(is_renewed)
-    kill(first.pid, signal.SIGSTOP)
-    await eventually(runs_out, "a lease that nobody renews")
-    kill(first.pid, signal.SIGCONT)
-    await eventually(is_renewed, "a lease that is renewed again")
-    gate.touch()
-    assert await job.result(timeout=10) == first.pid
-    assert len(site.ledger.lines("start", job.id)) == 1
-
-
-# --- blocked ----------------------------------------------------------------------------------------------------------
-
-
-@with_time
-async def test_handlers_that_block_their_whole_process_beyond_the_lease_keep_it(site: Site) -> None:
-    """One blocks the event loop, one holds the GIL; the third process, or a second worker, would take their jobs."""
-    site.workers(2, worker_concurrency=1, worker_processes=2)
-    seconds = site.lease * 1.5 + 0.3
-    jobs = [await site.app.submit(task, seconds) for task in ("block_loop", "hold_gil")]
-    for job in jobs:
-        await job.result(timeout=50)
-        (start,), (end,) = site.ledger.lines("start", job.id), site.ledger.lines("end", job.id)
-        assert (end.at_ns - start.at_ns) / 1e9 > seconds
-        assert (await job.info()).attempts == 1
-    await site.assert_nothing_left()
-
-
 # --- a full server ----------------------------------------------------------------------------------------------------
 
 

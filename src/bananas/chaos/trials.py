@@ -164,7 +164,7 @@ class Trial:
 
     def check(self, holds: object, text: str) -> None:
         """Note an invariant that does not hold."""
-        if not holds:
+        if not holds and text not in self.broken:
             self.broken.append(text)
 
     def recovered(self, seconds: float, limit_s: float, what: str) -> None:

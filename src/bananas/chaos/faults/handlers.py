@@ -131,7 +131,7 @@ FAULTS: Sequence[Fault] = (
     Fault(
         "F34",
         "poison",
-        "a handler that calls os._exit, writes to address 0, or eats memory until it is killed, beside others that fill the slots",
+        "a handler that calls os._exit, reads address 0, or eats memory until it is killed, beside others that fill the slots",
         "dead after three crashes while alone; its neighbours lose no attempt, and none dies with it",
         poison,
     ),

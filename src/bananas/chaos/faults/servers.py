@@ -1,6 +1,7 @@
 """A server that is killed, stopped, slow, or loses its power: F7, F8, F9, F12, F20, F21."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -45,6 +46,16 @@ class _Loaded:
             await eventually(partial(self._at_work, worker, since_ns), "each worker at work again", limit_s + 30)
             self.trial.recovered((time.monotonic_ns() - since_ns) / 1e9, limit_s, "a worker consumed again: this")
 
+    async def say_that_they_are(self, *, ready: bool, within_s: float) -> None:
+        """Wait until the health check of each worker says that it is ready, or not; all the time it must be live."""
+
+        def agree() -> bool:
+            files = [json.loads((self.site.folder / f"health{number}").read_text(encoding="utf-8")) for number in range(len(self.workers))]
+            self.trial.check(all(health["live"] for health in files), "the health check says that a worker is not live")
+            return all(health["ready"] is ready for health in files)
+
+        await eventually(agree, f"health checks that say ready: {str(ready).lower()}", within_s)
+
     def _at_work(self, worker: Worker, since_ns: int) -> bool:
         pids = set(worker.children())
         return any(line.pid in pids and line.at_ns > since_ns for line in self.site.book.noted("start"))
@@ -53,7 +64,9 @@ class _Loaded:
 @asynccontextmanager
 async def _loaded(trial: Trial, site: Site, *, pause_s: float = 0.05) -> AsyncGenerator[_Loaded]:
     """At the end the producer stops, the held jobs end, and the judge speaks; no live job may have been dispatched twice."""
-    workers = await site.worker(2, worker_concurrency=10)
+    workers = [site.start(worker_concurrency=10, worker_heartbeat_file=site.folder / f"health{number}") for number in range(2)]
+    for worker in workers:
+        await worker.ready()
     held = [name for name, _ in await site.submit_many(HELD, "hold", str(site.gate()))]
     for name in held:
         await site.started(name)
@@ -117,11 +130,14 @@ async def server_away(trial: Trial) -> None:
     async with _loaded(trial, site) as loaded:
         for _ in range(trial.pick(1, 3)):
             await site.host.kill()
-            await asyncio.sleep(away_s)
+            away = time.monotonic()
+            await loaded.say_that_they_are(ready=False, within_s=away_s + 15)
+            await asyncio.sleep(max(0.0, away_s - (time.monotonic() - away)))
             quiet = [worker.process.exit_code is None for worker in loaded.workers]
             trial.check(all(quiet), "a worker ended because its server was away")
             await site.host.start()
             await loaded.consumed_again(time.monotonic_ns())
+            await loaded.say_that_they_are(ready=True, within_s=trial.profile.consumes_s + 5)
         expected = {worker.pid for worker in loaded.workers}
 
         async def all_are_registered() -> bool:
@@ -251,7 +267,7 @@ FAULTS = (
         "F8",
         "server away",
         "for 15 s, longer than a worker blocks and than its lease",
-        "every worker consumes again within 5 s; no live job is dispatched twice",
+        "every worker consumes again within 5 s; no live job is dispatched twice; health checks say not ready meanwhile, ready afterwards",
         server_away,
     ),
     Fault(
