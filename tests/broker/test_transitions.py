@@ -196,6 +196,7 @@ async def test_recover_undoes_a_lost_claim_and_makes_it_void_should_it_arrive_la
     assert (late.bodies, late.left) == ([], 1)
     again = await ask(broker.claim(keys, "aa", 6, 10, LEASE))
     assert (len(again.bodies), again.tries) == (1, [])
+    assert await ask(broker.recover(keys, "aa", 5, 0)) == 0, "what undoes it, arriving late, leaves the later claim alone"
 
 
 async def test_cancel_ends_what_waits_and_tells_who_listens(ask: Any, keys: QueueKeys, connection: Connection) -> None:

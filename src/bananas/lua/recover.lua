@@ -3,9 +3,11 @@
 -- The scores that it took are lost with its reply: each job enters ready as of its birth by the server's clock.
 -- KEYS 12 seen:<boot>.claim
 -- ARGV 2 boot, 3 number of the lost turn, 4 the last fence that this boot received
--- Returns how many jobs were released. Reads at most 10,000 leases, the newest first.
+-- Returns how many jobs were released; 0 where it was done before: one that arrives late must not undo later claims.
+-- Reads at most 10,000 leases, the newest first.
 local void = tonumber(call('GET', KEYS[12]) or -1)
-if tonumber(ARGV[3]) > void then call('SET', KEYS[12], ARGV[3], 'PX', 3600000) end
+if tonumber(ARGV[3]) <= void then return 0 end
+call('SET', KEYS[12], ARGV[3], 'PX', 3600000)
 local scored, members = {}, {}
 for _, member in ipairs(call('ZREVRANGE', LEASES, 0, 9999)) do
   local boot, fence = string.match(member, '^.+:(%x+):(%d+)$')

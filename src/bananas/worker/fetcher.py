@@ -252,6 +252,7 @@ class Fetcher:
         if served.lost_turn:
             requests.append(broker.recover(served.keys, self.boot, served.lost_turn, served.fence))
             readers.append(lambda count: self._recovered(served, count))
+            return  # no claim beside it: should the server not have this script, it is sent again, and would come behind that claim
         if served.due:
             requests.append(broker.promote(served.keys))
             readers.append(lambda moved: self._promoted(served, moved))

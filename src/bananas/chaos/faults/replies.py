@@ -149,8 +149,11 @@ async def _lost_settle(trial: Trial, site: Site, name: str) -> None:
 async def _lost_claim(trial: Trial, site: Site) -> None:
     """The claimed jobs are back within seconds, and nothing counts against them."""
     drop = trial.proxy.lose_reply(script("claim"), WORKER, least_bytes=CLAIM_BYTES)
-    pairs = await site.submit_many(trial.dice.randint(1, 8), "hold", str(site.gate()))
+    pairs = await site.submit_many(trial.dice.randint(1, 5), "hold", str(site.gate()))
     await eventually(drop.reached.is_set, "the claim that loses its reply")
+    if trial.dice.random() < 0.3:  # what undoes it is not known then; the first time it never is
+        site.ask("SCRIPT", "FLUSH")
+    pairs += await site.submit_many(trial.dice.randint(1, 4), "hold", str(site.gate()))
     drop.let_go.set()
     began = time.monotonic()
     for name, job in pairs:
