@@ -36,7 +36,7 @@ MAX_LUA_LINES = 60
 READING_ORDER = """
     errors values config keys
     job codec retry schedule info context
-    address connection discovery scripts broker session lane sync_client background client rights
+    address connection discovery scripts broker durability session lane coalescer sync_client background client rights
     middleware subscription result handle task places producer queue watcher server groups embedded app logs
     worker.table worker.vitals worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner
     worker.markers worker.fetcher worker.intake worker.engine worker.inline worker.maintenance

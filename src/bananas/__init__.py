@@ -35,6 +35,7 @@ from bananas.errors import (
     SubmitManyError,
     SyncOnRunningLoop,
     TaskError,
+    Unconfirmed,
     UnknownSetting,
     UnknownTask,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Task",
     "TaskError",
     "TaskOptions",
+    "Unconfirmed",
     "UnknownSetting",
     "UnknownTask",
     "__version__",

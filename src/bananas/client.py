@@ -2,8 +2,7 @@
 
 A LANE is one connection and boot id (random, new after a fork), with one submit batch under way per queue: see lane.py.
 
-COALESCING has no timer: a submit on an idle lane goes out with whatever else the loop is about to submit in this iteration; while it is
-under way the next batch gathers. 100 coroutines become a few round trips by themselves, a lone submit waits for nobody.
+COALESCING: submits of one loop to one queue that come at the same time are sent together: see coalescer.py.
 
 FAILURE: a call has a budget of seconds, which counts from the call. Within it the lane reconnects and resends; after it the caller gets
 BrokerUnavailable, which says whether the call may have taken effect. Nothing is ever dropped silently: a call that is given up before its
@@ -11,188 +10,26 @@ batch was sent is taken out of the batch.
 """
 
 import asyncio
-import math
 import os
 import threading
-import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
-from itertools import chain
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, TypeVar
 
-from bananas import broker
 from bananas.address import Address
 from bananas.background import Background
 from bananas.broker import NewJob, Once, Request
-from bananas.connection import ConnectionLost, Reply, ReplyError, spinning
+from bananas.coalescer import Coalescer
+from bananas.connection import spinning
+from bananas.durability import Level
 from bananas.keys import QueueKeys
-from bananas.lane import Lane, Lanes, Patience, new_boot, refused
+from bananas.lane import Lane, Lanes, Patience, new_boot
 from bananas.session import answer
 from bananas.sync_client import SyncPool
 
 __all__ = ["Client", "LoopClient", "new_boot"]
 
 T = TypeVar("T")
-
-
-class _Entry:
-    """A job on its way, the future of the id that stands for it, and until when its caller waits."""
-
-    __slots__ = ("budget", "deadline", "future", "job")
-
-    def __init__(self, job: NewJob, future: "asyncio.Future[str]", budget: float) -> None:
-        self.job, self.future, self.budget = job, future, budget
-        self.deadline = time.monotonic() + budget
-
-
-class _Batch:
-    """Entries that are sent together, with the patience of the most patient: the others fail by their own budgets meanwhile."""
-
-    __slots__ = ("entries", "number", "patience")
-
-    def __init__(self, entries: list[_Entry], number: int, what: str) -> None:
-        self.entries, self.number = entries, number
-        last = max(entries, key=lambda entry: entry.deadline)
-        self.patience = Patience(last.budget, what)
-        self.patience.deadline = last.deadline
-
-    def request(self, keys: QueueKeys, boot: str) -> Request[list[str] | None]:
-        """What is sent: always the same where it may have been done already; before that without entries whose callers have gone."""
-        if not self.patience.sent:
-            self.entries = [entry for entry in self.entries if not entry.future.done()]
-        return broker.enqueue(keys, boot, self.number, [entry.job for entry in self.entries])
-
-
-class _Coalescer:
-    """Submits to one queue from one loop: whatever gathers while a batch is under way is the next batch."""
-
-    def __init__(self, lane: Lane, keys: QueueKeys) -> None:
-        self._lane, self._keys = lane, keys
-        self._what = f"submitting to queue {keys.name!r}"
-        self._waiting: list[_Entry] = []
-        self._under_way: _Batch | None = None
-        self._busy = False
-        self._number = 0
-        self._loop = asyncio.get_running_loop()
-        self._watching: asyncio.TimerHandle | None = None
-        self._watch_at = math.inf
-        self._task: asyncio.Task[None] | None = None
-
-    def add(self, job: NewJob, budget: float) -> "asyncio.Future[str]":
-        """The future of the id that stands for this job; it fails when `budget` seconds have passed."""
-        entry = _Entry(job, self._loop.create_future(), budget)
-        self._waiting.append(entry)
-        if entry.deadline < self._watch_at:
-            self._watch_until(entry.deadline)
-        if not self._busy:
-            self._busy = True
-            self._loop.call_soon(self._start)
-        return entry.future
-
-    def _entries(self) -> Iterable[_Entry]:
-        return chain(self._under_way.entries if self._under_way is not None else (), self._waiting)
-
-    # --- each call fails by its own budget ---
-
-    def _watch_until(self, deadline: float) -> None:
-        """One timer for all calls: it comes back when the first of them is due."""
-        if self._watching is not None:
-            self._watching.cancel()
-        self._watch_at = deadline
-        self._watching = self._loop.call_later(deadline - time.monotonic(), self._expire)
-
-    def _expire(self) -> None:
-        batch = self._under_way
-        if batch is not None:
-            self._give_up(batch.entries, batch.patience.sent, batch.patience.reason)
-        self._give_up(self._waiting, False, "submits before it are not answered")
-        self._watching, self._watch_at = None, math.inf
-        first = min((entry.deadline for entry in self._entries() if not entry.future.done()), default=math.inf)
-        if first < math.inf:
-            self._watch_until(first)
-
-    def _give_up(self, entries: list[_Entry], sent: bool, reason: object) -> None:
-        now = time.monotonic()
-        for entry in entries:
-            if entry.deadline <= now and not entry.future.done():
-                patience = Patience(entry.budget, self._what)
-                patience.sent, patience.reason = sent, reason
-                entry.future.set_exception(patience.given_up(self._lane.address))
-
-    # --- batches ---
-
-    def _next_batch(self) -> _Batch | None:
-        """As many as fit; none whose caller has gone."""
-        while self._waiting:
-            size, count = 0, 0
-            for entry in self._waiting[: broker.SUBMIT_BATCH]:
-                size += len(entry.job.body)
-                if count and size > broker.SUBMIT_BYTES:
-                    break
-                count += 1
-            entries = [entry for entry in self._waiting[:count] if not entry.future.done()]
-            self._waiting = self._waiting[count:]
-            if entries:
-                self._number += 1
-                return _Batch(entries, self._number, self._what)
-        return None
-
-    def _start(self) -> None:
-        batch = self._under_way = self._next_batch()
-        if batch is None:
-            self._busy = False
-            return
-        connection = self._lane.ready(self._keys)
-        if connection is None:
-            self._insist(batch)
-            return
-        request = batch.request(self._keys, self._lane.boot)
-
-        def done(outcome: list[Reply] | ConnectionLost) -> None:
-            if isinstance(outcome, ConnectionLost):
-                self._insist(batch)
-            elif isinstance(outcome[0], ReplyError):
-                batch.patience.sent = not refused(request, outcome[0])
-                self._insist(batch)
-            else:
-                self._finish(batch, request.parse(outcome[0]))
-
-        batch.patience.sent = True
-        connection.send([request.command()], batch.patience.left, done)
-
-    def _insist(self, batch: _Batch) -> None:
-        """The slow path: connect, load the script, resend under the same number, or fail. Not for a batch that nobody waits for."""
-        if all(entry.future.done() for entry in batch.entries):
-            self._start()
-            return
-
-        async def deliver() -> None:
-            try:
-                replies = await self._lane.insist(self._keys, lambda: [batch.request(self._keys, self._lane.boot)], batch.patience)
-                ids = answer(replies[0])
-            except BaseException as error:
-                for entry in batch.entries:
-                    if not entry.future.done():
-                        entry.future.set_exception(error)
-                self._start()
-            else:
-                self._finish(batch, ids)
-
-        self._task = self._loop.create_task(deliver())
-
-    def _finish(self, batch: _Batch, ids: list[str] | None) -> None:
-        for index, entry in enumerate(batch.entries):
-            if not entry.future.done():
-                entry.future.set_result(entry.job.job_id if ids is None else ids[index])
-        self._start()
-
-    async def finish(self) -> None:
-        """Wait until every call has its answer, and leave nothing under way."""
-        while calls := [entry.future for entry in self._entries() if not entry.future.done()]:
-            await asyncio.wait(calls)
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task])
 
 
 class LoopClient:
@@ -206,15 +43,25 @@ class LoopClient:
     def __init__(self, address: Address, name: str) -> None:
         self.address, self.name = address, name
         self.lanes, self.bulk = Lanes(address, name), Lanes(address, name)
-        self._coalescers: dict[str, _Coalescer] = {}
+        self._durable: dict[tuple[Level, bool], Lanes] = {}
+        self._coalescers: dict[tuple[str, Level | None], Coalescer] = {}
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.parts: dict[str, Any] = {}
 
-    def submit(self, keys: QueueKeys, job: NewJob, budget: float) -> "asyncio.Future[str]":
+    def lane(self, keys: QueueKeys, level: Level | None, *, bulk: bool) -> Lane:
+        """The lane of a submit: those above the default level have their own, which waiting for replicas or a disk stalls."""
+        if level is None:
+            return (self.bulk if bulk else self.lanes).of(keys)
+        lanes = self._durable.get((level, bulk))
+        if lanes is None:
+            lanes = self._durable[level, bulk] = Lanes(self.address, self.name, level)
+        return lanes.of(keys)
+
+    def submit(self, keys: QueueKeys, job: NewJob, budget: float, level: Level | None = None) -> "asyncio.Future[str]":
         """Submit one job, in one batch with whatever this loop submits meanwhile. Gives the id that stands for it."""
-        coalescer = self._coalescers.get(keys.base)
+        coalescer = self._coalescers.get((keys.base, level))
         if coalescer is None:
-            coalescer = self._coalescers[keys.base] = _Coalescer(self.lanes.of(keys), keys)
+            coalescer = self._coalescers[keys.base, level] = Coalescer(self.lane(keys, level, bulk=False), keys, level)
         return coalescer.add(job, budget)
 
     async def ask(self, keys: QueueKeys, request: Request[Any], budget: float, what: str) -> Any:
@@ -228,7 +75,7 @@ class LoopClient:
             await coalescer.finish()
         for closer in self.closers:
             await closer()
-        for lanes in (self.lanes, self.bulk):
+        for lanes in (self.lanes, self.bulk, *self._durable.values()):
             lanes.close()
 
 

@@ -74,6 +74,7 @@ __all__ = [  # the names of `values` that programs know from here, too
 ]
 
 WorkerMode = Literal["default", "thin", "specialized", "job-specialized", "scheduler-only"]
+Durability = Literal["default", "replicated", "fsynced"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "logfmt", "json"]
 
@@ -133,6 +134,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_health_host: Annotated[str, HOST, "Where it listens for probes; they come from outside of a container."] = "0.0.0.0"
     worker_heartbeat_file: Annotated[str | None, PATH, "A file that `bananas worker` keeps up to date, for probes without a port."] = None
     worker_live_timeout: Annotated[float, duration(1, 86_400, "60s"), "A process whose loops stand still for so long is not live."] = 60.0
+    durability: Annotated[Durability, choice(get_args(Durability)), "How safe a submit is when it returns: docs/guarantees.md."] = "default"
+    durability_replicas: Annotated[int, whole(1, 10, 2), "Replicas that `replicated` waits for."] = 1
+    durability_timeout: Annotated[float, duration(0.01, 60, "500ms"), "How long `replicated` and `fsynced` wait at most."] = 2.0
     submit_rate: Annotated[float, RATE, "Jobs per second that a client submits at most, 0 = no limit."] = 0.0
 
     @property

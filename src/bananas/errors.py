@@ -116,6 +116,25 @@ class RightsMissing(AuthenticationFailed):
         return str(self.args[0])
 
 
+class Unconfirmed(BrokerError):
+    """The job was stored, but not as durably as the submit asked for: it will run unless the server fails before it has caught up.
+
+    Attributes:
+        job_id: its public id, for `app.job(...)`; submitting again would make another one.
+        level: what was asked for.
+    """
+
+    def __init__(self, job_id: str, level: str, why: str) -> None:
+        self.job_id, self.level, self.why = job_id, level, why
+        super().__init__(job_id, level, why)
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id} was stored, but durability {self.level!r} is not confirmed: {self.why}. It will run, unless the server "
+            "fails before it has caught up. Do not submit it again: app.job(id) finds it. Check the server's replicas, or its disk."
+        )
+
+
 class QueueFull(BrokerError):
     """The server is at maxmemory and takes no new jobs (none of this batch was stored); running and queued jobs go on."""
 

@@ -16,15 +16,16 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bananas import broker
 from bananas.address import Address
 from bananas.broker import NewJob, Once, Request
 from bananas.connection import Connection, ConnectionLost, ReplyError
+from bananas.durability import Level
 from bananas.errors import BrokerUnavailable, QueueFull
 from bananas.keys import QueueKeys, home_slot
-from bananas.session import Passing, answer, backoff, check_layout, named, note_layout, note_queue, open_checked, run
+from bananas.session import Passing, answer, backoff, check_layout, named, note_layout, note_queue, open_checked, run, server_info
 
 T = TypeVar("T")
 Write = Callable[[], Sequence[Request[Any]]]  # what is sent: asked for anew at each try, just before it goes out
@@ -99,6 +100,20 @@ def refused(request: Request[Any], reply: object) -> bool:
     return str(reply).startswith("NOSCRIPT") or isinstance(named(request, reply), (Passing, QueueFull))
 
 
+class Delivery(NamedTuple):
+    """A batch that was stored: the ids as `broker.enqueue` gives them, and why it is less durable than was asked for, or ""."""
+
+    ids: list[str] | None
+    shortfall: str = ""
+
+
+def confirmed(
+    request: Request[list[str] | None], level: Level | None, keys: QueueKeys, boot: str, patience: Patience
+) -> list[Request[Any]]:
+    """A submit, and what confirms its level."""
+    return [request] if level is None else [request, *level.confirmation(keys, boot, patience.left)]
+
+
 class _Series:
     """Numbered batches of one kind on a lane, to one queue: one at a time."""
 
@@ -132,11 +147,14 @@ class Lane:
     Args:
         slot: which server of a Cluster it leads to.
         home: on a Cluster, the lane to the keys of a namespace; by default they are here.
+        level: how durable its submits are to be, which the server must be able to do.
     """
 
-    def __init__(self, address: Address, name: str, slot: int = 0, home: "Callable[[str], Lane] | None" = None) -> None:
+    def __init__(
+        self, address: Address, name: str, slot: int = 0, home: "Callable[[str], Lane] | None" = None, level: Level | None = None
+    ) -> None:
         self.address, self.boot = address, new_boot()
-        self._name, self._slot, self._home = name, slot, home
+        self._name, self._slot, self._home, self._level = name, slot, home, level
         self._connection: Connection | None = None
         self._closed = False
         self._opening = asyncio.Lock()
@@ -157,11 +175,22 @@ class Lane:
                 if connection is None or connection.closed:
                     connection = await open_checked(self.address, self._name, seconds, slot=self._slot, spins=True)
                     self._connection = connection
+                    await self._check_level(connection, seconds)
             if self._closed:
                 connection.close()
             if keys is not None and keys not in self._known:
                 await self._get_to_know(connection, keys, seconds)
         return connection
+
+    async def _check_level(self, connection: Connection, seconds: float) -> None:
+        if self._level is None:
+            return
+        try:
+            (info,) = await run(connection, [server_info()], seconds)
+            self._level.check(answer(info))
+        except BaseException:
+            connection.close()
+            raise
 
     async def _get_to_know(self, connection: Connection, keys: QueueKeys, seconds: float) -> None:
         if self._home is None:
@@ -214,12 +243,12 @@ class Lane:
             (reply,) = await self.insist(keys, lambda: requests, patience)
         return answer(reply)  # type: ignore[no-any-return]
 
-    async def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], patience: Patience) -> list[str] | None:
+    async def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], patience: Patience, level: Level | None = None) -> Delivery:
         """Submit one batch; see `broker.enqueue`. Raises QueueFull, BrokerUnavailable."""
         async with self._submits.setdefault(keys, _Series()).turn(patience, self.address) as number:
-            requests = [broker.enqueue(keys, self.boot, number, jobs)]
-            (reply,) = await self.insist(keys, lambda: requests, patience)
-        return answer(reply)  # type: ignore[no-any-return]
+            request = broker.enqueue(keys, self.boot, number, jobs)
+            replies = await self.insist(keys, lambda: confirmed(request, level, keys, self.boot, patience), patience)
+        return Delivery(answer(replies[0]), level.shortfall(replies[1:]) if level is not None else "")
 
     def close(self) -> None:
         """Close for good: calls under way end with BrokerUnavailable, and nothing is opened any more."""
@@ -231,8 +260,8 @@ class Lane:
 class Lanes:
     """The lanes of one event loop for one kind of call: one for everything, on a Cluster one per slot."""
 
-    def __init__(self, address: Address, name: str) -> None:
-        self.address, self._name = address, name
+    def __init__(self, address: Address, name: str, level: Level | None = None) -> None:
+        self.address, self._name, self._level = address, name, level
         self._lanes: dict[int, Lane] = {}
 
     def of(self, keys: QueueKeys) -> Lane:
@@ -246,7 +275,8 @@ class Lanes:
     def _at(self, slot: int) -> Lane:
         lane = self._lanes.get(slot)
         if lane is None:
-            lane = self._lanes[slot] = Lane(self.address, self._name, slot, self.home if self.address.clustered else None)
+            home = self.home if self.address.clustered else None
+            lane = self._lanes[slot] = Lane(self.address, self._name, slot, home, self._level)
         return lane
 
     def close(self) -> None:

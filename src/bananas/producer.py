@@ -10,11 +10,12 @@ from bananas.broker import SUBMIT_BATCH, SUBMIT_BYTES, NewJob
 from bananas.client import Client
 from bananas.codec import pack_envelope
 from bananas.config import PRIORITIES, Settings, check_queue_name, check_task_name, parse_priority
-from bananas.errors import BananasError, BrokerUnavailable, ConfigError, SubmitManyError, describe
+from bananas.durability import Level, level_of
+from bananas.errors import BananasError, BrokerUnavailable, ConfigError, SubmitManyError, Unconfirmed, describe
 from bananas.handle import Job
 from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id
-from bananas.lane import Patience
+from bananas.lane import Delivery, Patience
 from bananas.middleware import Chain, Draft
 from bananas.places import Places, Shards
 from bananas.result import Outcome, refuse_on_loop
@@ -36,6 +37,7 @@ class _Plan(NamedTuple):
     kind: Any
     kept: bool
     shards: Shards | None
+    level: Level | None
 
 
 class Pace:
@@ -97,7 +99,7 @@ class Producer:
             return self.handle(plan, job, job.job_id).ended(await self.run_here(plan.keys, job))
         if pause := self._pace.wait_for(1):
             await asyncio.sleep(pause)
-        job_id = await self.client.here().submit(plan.keys, job, call.options.call_timeout or self.client.budget)
+        job_id = await self.client.here().submit(plan.keys, job, call.options.call_timeout or self.client.budget, plan.level)
         return self.handle(plan, job, job_id)
 
     def submit_sync(self, call: Call[R]) -> Job[R]:
@@ -115,8 +117,11 @@ class Producer:
             return self.handle(plan, job, job.job_id).ended(asyncio.run(self.run_here(plan.keys, job)))
         if pause := self._pace.wait_for(1):
             time.sleep(pause)
-        ids = self._deliver_sync(plan.keys, [job], call.options.call_timeout or self.client.budget)
-        return self.handle(plan, job, job.job_id if ids is None else ids[0])
+        delivery = self._deliver_sync(plan.keys, [job], call.options.call_timeout or self.client.budget, plan.level)
+        job_id = job.job_id if delivery.ids is None else delivery.ids[0]
+        if delivery.shortfall and plan.level is not None:
+            raise Unconfirmed(plan.keys.public(job_id), plan.level.name, delivery.shortfall)
+        return self.handle(plan, job, job_id)
 
     async def submit_many(self, calls: Iterable[Call[R]]) -> list[Job[R]]:
         """Submit any number of calls in few round trips, in their order within each queue. Raises SubmitManyError.
@@ -151,7 +156,8 @@ class Producer:
         patience = Patience(self.client.budget, _submitting(batch.keys, batch.jobs))
         try:
             many.check()
-            many.sent(batch, await self.client.here().bulk.of(batch.keys).deliver(batch.keys, batch.jobs, patience))
+            lane = self.client.here().lane(batch.keys, batch.level, bulk=True)
+            many.sent(batch, await lane.deliver(batch.keys, batch.jobs, patience, batch.level))
         except BananasError as error:
             many.failed(batch, error)
         finally:
@@ -178,14 +184,14 @@ class Producer:
     def _send_batch_sync(self, many: "_Many[R]", batch: "_Batch") -> None:
         try:
             many.check()
-            many.sent(batch, self._deliver_sync(batch.keys, batch.jobs, self.client.budget))
+            many.sent(batch, self._deliver_sync(batch.keys, batch.jobs, self.client.budget, batch.level))
         except BananasError as error:
             many.failed(batch, error)
 
-    def _deliver_sync(self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float) -> list[str] | None:
+    def _deliver_sync(self, keys: QueueKeys, jobs: Sequence[NewJob], budget: float, level: Level | None) -> Delivery:
         patience = Patience(budget, _submitting(keys, jobs))
-        ids: list[str] | None = self.client.pool.use(lambda lane: lane.deliver(keys, jobs, patience), budget)
-        return ids
+        delivery: Delivery = self.client.pool.use(lambda lane: lane.deliver(keys, jobs, patience, level), budget)
+        return delivery
 
     # --- from a call to a packed job ---
 
@@ -200,7 +206,8 @@ class Producer:
         kept = self.settings.result_backend_enabled and _first(given.ttl_ms, defaults.ttl_ms, 1) != 0
         kind = Any if known is None else known.signature.returns
         expires_ms = given.expires_ms or defaults.expires_ms
-        plan = _Plan(name, self.keys(queue), id_suffix(name, priority), priority, expires_ms, kind, kept, self.places.shards(queue))
+        level = level_of(self.settings, given.durability or defaults.durability)
+        plan = _Plan(name, self.keys(queue), id_suffix(name, priority), priority, expires_ms, kind, kept, self.places.shards(queue), level)
         if given is NO_OPTIONS and known is not None:
             self._plans[name] = plan
         return plan
@@ -264,10 +271,10 @@ def from_draft(call: Call[R], draft: Draft) -> Call[R]:
 class _Batch:
     """Jobs for one queue that are sent together, and the place of each among the items."""
 
-    __slots__ = ("bytes", "jobs", "keys", "places")
+    __slots__ = ("bytes", "jobs", "keys", "level", "places")
 
-    def __init__(self, keys: QueueKeys) -> None:
-        self.keys, self.bytes = keys, 0
+    def __init__(self, keys: QueueKeys, level: Level | None) -> None:
+        self.keys, self.level, self.bytes = keys, level, 0
         self.jobs: list[NewJob] = []
         self.places: list[int] = []
 
@@ -311,25 +318,28 @@ class _Many(Generic[R]):
 
     def batches(self) -> Iterator[_Batch]:
         """The items in batches, as large as a batch may be, in their order within a queue."""
-        filling: dict[str, _Batch] = {}
+        filling: dict[tuple[str, Level | None], _Batch] = {}
         for place, plan, job in self.items():
-            batch = filling.get(plan.keys.base)
+            batch = filling.get((plan.keys.base, plan.level))
             if batch is None or not batch.has_room(job):
                 if batch is not None:
                     yield batch
-                batch = filling[plan.keys.base] = _Batch(plan.keys)
+                batch = filling[plan.keys.base, plan.level] = _Batch(plan.keys, plan.level)
             batch.jobs.append(job)
             batch.places.append(place)
             batch.bytes += len(job.body)
         yield from filling.values()
 
-    def sent(self, batch: _Batch, ids: list[str] | None) -> None:
+    def sent(self, batch: _Batch, delivery: Delivery) -> None:
         """A batch was stored."""
-        outcomes, client, keys = self._outcomes, self._producer.client, batch.keys
+        outcomes, client, keys, ids = self._outcomes, self._producer.client, batch.keys, delivery.ids
         for index, place in enumerate(batch.places):
             plan, own = cast(_Plan, outcomes[place]), batch.jobs[index].job_id
             job_id = own if ids is None else ids[index]
-            outcomes[place] = Job(client, keys, job_id, kind=plan.kind, kept=plan.kept, created=job_id == own)
+            if delivery.shortfall and batch.level is not None:
+                outcomes[place] = Unconfirmed(keys.public(job_id), batch.level.name, delivery.shortfall)
+            else:
+                outcomes[place] = Job(client, keys, job_id, kind=plan.kind, kept=plan.kept, created=job_id == own)
 
     def check(self) -> None:
         """Raise BrokerUnavailable where an earlier batch has waited for the server in vain: the rest does not wait as long each."""

@@ -38,7 +38,7 @@ _CLIENT = {
     "unique": "EXISTS HDEL HGET HSET HSETNX",
     "meta": "HDEL HEXISTS HGET HSETNX",
     "wake": "DEL ZADD",
-    "seen": "GET SET",
+    "seen": "GET PEXPIRE SET",
     "result": "DEL GET SET",
     "workers": "HGET",
     "queues": "SADD SMEMBERS",
@@ -85,23 +85,29 @@ _REST: dict[str, Command] = {
     **dict.fromkeys(("HSCAN", "SSCAN", "ZSCAN", "BZPOPMIN"), (0,)),
     **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "HLEN", "SMEMBERS", "SSUBSCRIBE", "SUNSUBSCRIBE", "ZCARD"), ()),
     "HINCRBY": ("f", 1),
+    "PEXPIRE": (1,),
     "ZADD": (0, "m"),
 }
 _KEYLESS: tuple[Command, ...] = (("CLIENT", "SETNAME", "bananas"), ("INFO",), ("TIME",), ("SCRIPT", "LOAD", "return 1"))
+_WAITING: tuple[Command, ...] = (("WAIT", 1, 1),)  # for replicas; WAITAOF, which Redis 7.0 does not know, is granted where it is used
 _NO_ID, _NO_BOOT = "0" * ID_LENGTH, "0" * 16
+
+
+def _keyless(role: Role) -> tuple[Command, ...]:
+    return _KEYLESS if role == "viewer" else (*_KEYLESS, *_WAITING)
 
 
 def commands(role: Role) -> set[str]:
     """The commands that a role needs, as ACL rules name them: "hget", "client|setname"."""
     listed = {name for table in _TABLES[role] for names in table.values() for name in names.split()}
-    subcommands = {"|".join(command[:2]) if command[0] in ("CLIENT", "SCRIPT") else command[0] for command in _KEYLESS}
+    subcommands = {"|".join(command[:2]) if command[0] in ("CLIENT", "SCRIPT") else command[0] for command in _keyless(role)}
     return {name.lower() for name in listed | subcommands | {"EVALSHA"}}
 
 
 def needed(role: Role, keys: QueueKeys) -> list[Command]:
     """Every command that a role needs on each key of a queue, with arguments that stand for all."""
     scripts: Command = ("EVALSHA", "0" * 40, 13, *keys.fixed, keys.seen(_NO_BOOT), keys.result(_NO_ID))
-    return [*_KEYLESS, scripts, *_keyed(role, keys)]
+    return [*_keyless(role), scripts, *_keyed(role, keys)]
 
 
 def _keyed(role: Role, keys: QueueKeys) -> Iterator[Command]:

@@ -33,6 +33,8 @@ def named(request: Request[Any], reply: Exception) -> BrokerError:
     word = text.split(" ", 1)[0].removeprefix("-")
     if word in _PASSING:
         return Passing(f"the server refuses for now: {text}. Nothing was done.")
+    if "cannot be used with replica instances" in text:  # WAIT, WAITAOF
+        return Passing(f"the server is a replica now: {text}. Nothing was done.")
     if word == "MISCONF":
         return Passing(f"the server takes no writes, since it cannot save to its disk: {text}. Nothing was done. Mend its disk.")
     if word == "OOM":

@@ -9,12 +9,13 @@ from typing import Any
 
 from bananas import broker
 from bananas.address import Address
-from bananas.broker import NewJob, Request
+from bananas.broker import NewJob
 from bananas.connection import ConnectionLost, ReplyError, SyncConnection
+from bananas.durability import Level
 from bananas.errors import BrokerUnavailable
 from bananas.keys import QueueKeys, home_slot
-from bananas.lane import Patience, new_boot, refused, unsettled
-from bananas.session import answer, check_layout, note_layout, note_queue, open_checked_sync, run_sync
+from bananas.lane import Delivery, Patience, Write, confirmed, new_boot, refused, unsettled
+from bananas.session import answer, check_layout, note_layout, note_queue, open_checked_sync, run_sync, server_info
 
 
 class SyncLane:
@@ -26,6 +27,7 @@ class SyncLane:
         self._connections: dict[int, SyncConnection] = {}
         self._numbers: dict[str, int] = {}
         self._known: set[str] = set()
+        self._able: set[tuple[str, Level]] = set()
 
     def _open(self, slot: int, patience: Patience) -> SyncConnection:
         connection = self._connections.get(slot)
@@ -46,13 +48,14 @@ class SyncLane:
                 self._known.add(keys.base)
         return connection
 
-    def insist(self, keys: QueueKeys, requests: Sequence[Request[Any]], patience: Patience) -> list[Any]:
+    def insist(self, keys: QueueKeys, write: Write, patience: Patience) -> list[Any]:
         """`Lane.insist` on a thread."""
         tries = 0
         while True:
             try:
                 connection = self._reach(keys, patience)
-                sent_before, patience.sent = patience.sent, True
+                requests, sent_before = write(), patience.sent
+                patience.sent = True
                 replies = run_sync(connection, requests, patience.left)
                 reason = unsettled(patience, replies, sent_before)
                 if reason is None:
@@ -65,21 +68,33 @@ class SyncLane:
             time.sleep(patience.pause(tries))
             tries += 1
 
-    def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], patience: Patience) -> list[str] | None:
-        """`Lane.deliver` on a thread."""
+    def deliver(self, keys: QueueKeys, jobs: Sequence[NewJob], patience: Patience, level: Level | None = None) -> Delivery:
+        """`Lane.deliver` on a thread. It is this thread's connection alone, so that waiting for a level stalls nobody else."""
         number = self._numbers[keys.base] = self._numbers.get(keys.base, 0) + 1
         request, connection = broker.enqueue(keys, self.boot, number, jobs), self._connections.get(self._slot(keys))
+        if level is not None:
+            self._check_level(keys, level, patience)
+            replies = self.insist(keys, lambda: confirmed(request, level, keys, self.boot, patience), patience)
+            return Delivery(answer(replies[0]), level.shortfall(replies[1:]))
         if connection is not None and keys.base in self._known and not connection.closed:
             patience.sent = True
             try:
                 (reply,) = connection.execute((request.command(),), patience.left)
                 if not isinstance(reply, ReplyError):
-                    return request.parse(reply)
+                    return Delivery(request.parse(reply))
                 patience.sent = not refused(request, reply)
             except ConnectionLost as error:
                 patience.reason = error
-        (reply,) = self.insist(keys, [request], patience)
-        return answer(reply)  # type: ignore[no-any-return]
+        (reply,) = self.insist(keys, lambda: [request], patience)
+        return Delivery(answer(reply))
+
+    def _check_level(self, keys: QueueKeys, level: Level, patience: Patience) -> None:
+        """Once per queue and level: whether the server can do it."""
+        if (keys.base, level) not in self._able:
+            (info,) = self.insist(keys, lambda: [server_info()], patience)
+            patience.sent = False
+            level.check(answer(info))
+            self._able.add((keys.base, level))
 
     def close(self) -> None:
         """Close its connections."""

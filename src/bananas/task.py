@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property, update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, cast, get_args
 
 from bananas.codec import Signature
-from bananas.config import PRIORITIES, check_queue_name, check_task_name, parse_priority, seconds
+from bananas.config import PRIORITIES, Durability, check_queue_name, check_task_name, parse_priority, seconds
 from bananas.context import plain_call
 from bananas.errors import ConfigError, describe
 from bananas.handle import Duration, Job, epoch_ms, milliseconds
@@ -34,7 +34,8 @@ class SubmitOptions(TypedDict, total=False):
     delay, at: ready so long from now, or at that time (an aware datetime). priority: "high", "normal", "low" or 0 to 1000, lower first.
     timeout: seconds a run may take, 0 = no limit. expires_in: not started so long after the submit, it ends as expired. result_ttl: how
     long the outcome is kept, 0 = not at all. unique: while a job of this key is alive in the queue, submit returns that one. headers: text
-    that travels along. call_timeout: how long the submit itself may take.
+    that travels along. durability: "default", "replicated" or "fsynced": how safe the job is when submit returns. call_timeout: how long
+    the submit itself may take.
     """
 
     queue: str
@@ -47,6 +48,7 @@ class SubmitOptions(TypedDict, total=False):
     result_ttl: Duration
     expires_in: Duration
     unique: str
+    durability: Durability
     headers: Mapping[str, str]
     call_timeout: float
 
@@ -62,6 +64,7 @@ class TaskOptions(TypedDict, total=False):
     retry: Retry
     result_ttl: Duration
     expires_in: Duration
+    durability: Durability
     isolation: Isolation
     on_success: Callable[..., Any]
     on_retry: Callable[..., Any]
@@ -83,6 +86,7 @@ class Options(NamedTuple):
     unique: str = ""
     headers: Mapping[str, str] | None = None
     call_timeout: float | None = None
+    durability: Durability | None = None
 
 
 def check_headers(given: Mapping[str, str]) -> dict[str, str]:
@@ -132,6 +136,12 @@ def _call_timeout(given: Any) -> float:
     return budget
 
 
+def _durability(given: Any) -> Durability:
+    if given not in get_args(Durability):
+        raise ConfigError(f"durability={describe(given)}: must be one of {', '.join(get_args(Durability))}")
+    return given  # type: ignore[no-any-return]
+
+
 _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "queue": ("queue", check_queue_name),
     "priority": ("priority", parse_priority),
@@ -145,6 +155,7 @@ _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "unique": ("unique", _unique),
     "headers": ("headers", check_headers),
     "call_timeout": ("call_timeout", _call_timeout),
+    "durability": ("durability", _durability),
 }
 
 

@@ -63,6 +63,9 @@ ORIGINAL: dict[str, tuple[str, dict[str, Any]]] = {
     "LOG_FORMAT": ("key-value", {"log_format": "logfmt"}),
 }
 OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "BANANAS_DURABILITY": ("replicated", {"durability": "replicated"}),
+    "BANANAS_DURABILITY_REPLICAS": ("2", {"durability_replicas": 2}),
+    "BANANAS_DURABILITY_TIMEOUT": ("500ms", {"durability_timeout": 0.5}),
     "BANANAS_QUEUE_SHARDS": ("email:8, default:4", {"queue_shards": ("email:8", "default:4")}),
     "BANANAS_NAMESPACE": ("shop", {"namespace": "shop"}),
     "BANANAS_EMBEDDED": ("yes", {"embedded": True}),

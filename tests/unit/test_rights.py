@@ -144,7 +144,7 @@ def test_no_role_has_a_right_that_nothing_needs(role: Role) -> None:
     used = {command for script in runs for command, _ in pairs(script)}
     for module in [*modules(role), *modules("client")] if role == "viewer" else modules(role):
         used |= words_of(module)
-    keyless = {"client|setname", "script|load"}
+    keyless = {"client|setname", "script|load", "wait"}
     assert commands(role) - {command.lower() for command in used} - keyless == set()
 
 

@@ -9,9 +9,10 @@ from bananas import rights
 from bananas.app import Bananas
 from bananas.broker import Filter, plain
 from bananas.config import parse_routing_key
+from bananas.durability import level_of
 from bananas.errors import ConfigError, QueueFull
 from bananas.keys import queues_key, task_tag
-from bananas.session import answer, check_layout, note_layout
+from bananas.session import answer, check_layout, note_layout, server_info
 from bananas.worker.intake import Intake
 from bananas.worker.run import Runnable
 from bananas.worker.runner import Runner
@@ -40,6 +41,7 @@ async def open_queues(app: Bananas, boot: str) -> list[Served]:
     others = {name: weight or 0 for name, weight in also.items() if name not in names}
     await rights.check(here, "worker", [app.producer.keys(name) for name in others], settings.call_timeout)
     names |= others
+    await _check_levels(app, list(names))
     if len(names) > MOST_QUEUES:
         raise ConfigError(f"this worker would serve {len(names)} queues; the most is {MOST_QUEUES}: name some with --queues")
     queues: list[Served] = []
@@ -52,6 +54,17 @@ async def open_queues(app: Bananas, boot: str) -> list[Served]:
         check_layout(keys, replies[-1])
         queues.append(Served(index, keys, boot, weight))
     return queues
+
+
+async def _check_levels(app: Bananas, queues: list[str]) -> None:
+    """Raises ServerUnsuitable where the server cannot make submits as durable as the app or one of its tasks wants them."""
+    wanted = {task.defaults.durability for task in app.registry.tasks.values()}
+    levels = [level for level in (level_of(app.settings, name) for name in {None, *wanted}) if level is not None]
+    if levels and queues:
+        lane, settings = app.client.here().lanes.of(app.producer.keys(queues[0])), app.settings
+        (info,) = await lane.ask(None, [server_info()], settings.call_timeout, "asking what the server can do")
+        for level in levels:
+            level.check(answer(info))
 
 
 def _also_served(listed: list[str], wanted: dict[str, int | None], *, everything: bool) -> dict[str, int | None]:
