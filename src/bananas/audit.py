@@ -18,7 +18,7 @@ that retries over and over looks lost each time), HKEYS and the like (one such c
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -75,6 +75,25 @@ async def audit(app: Bananas, queues: Sequence[str] | None = None) -> Audit:
     Raises:
         BrokerError: the server did not answer, or refused; nothing was changed.
     """
+    names, findings, jobs = [], set[Finding](), 0
+    async for queue in examined(app, queues):
+        names.append(queue.keys.name)
+        jobs += queue.jobs
+        findings.update(finding for _, finding in queue.wrongs)
+    return Audit(tuple(names), jobs, tuple(sorted(findings)))
+
+
+class Examined(NamedTuple):
+    """One queue after its examination: what is wrong, as bytes and as it is told, and a reader for more."""
+
+    reader: "Reader"
+    keys: QueueKeys
+    jobs: int
+    wrongs: list[tuple[Wrong, Finding]]
+
+
+async def examined(app: Bananas, queues: Sequence[str] | None = None) -> AsyncIterator[Examined]:
+    """Examine queues one after another. Raises as `audit`."""
     reader = Reader(app, "the audit")
     if queues is None:
         key = queues_key(app.settings.namespace)
@@ -82,13 +101,11 @@ async def audit(app: Bananas, queues: Sequence[str] | None = None) -> Audit:
     else:
         queues = [keys.name for name in queues for keys in app.producer.places.parts(name)]
     stale_ms = max(STALE_MS, round(STALE_LEASES * app.settings.lease * 1000))
-    findings: set[Finding] = set()
-    jobs = 0
     for name in queues:
-        examination = _Examination(reader.of(app.producer.keys(name)), app.producer.keys(name), stale_ms)
-        jobs += await examination.run()
-        findings |= examination.findings
-    return Audit(tuple(queues), jobs, tuple(sorted(findings)))
+        keys = app.producer.keys(name)
+        examination = _Examination(reader.of(keys), keys, stale_ms)
+        jobs = await examination.run()
+        yield Examined(reader.of(keys), keys, jobs, examination.found)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -153,14 +170,14 @@ class _Examination:
 
     def __init__(self, reader: Reader, keys: QueueKeys, stale_ms: int) -> None:
         self._reader, self._keys, self._stale_ms = reader, keys, stale_ms
-        self._found: dict[tuple[Kind, Place, bytes], Finding] = {}
+        self._found: dict[tuple[Kind, Place, bytes], tuple[Wrong, Finding]] = {}
         self._members: dict[bytes, list[bytes]] = {}
         self._bodies = self._body_bytes = 0
         self._unsure: set[bytes] = set()
 
     @property
-    def findings(self) -> set[Finding]:
-        return set(self._found.values())
+    def found(self) -> list[tuple[Wrong, Finding]]:
+        return list(self._found.values())
 
     async def run(self) -> int:
         """Examine everything. Returns how many jobs there are."""
@@ -180,7 +197,7 @@ class _Examination:
     def _note(self, wrongs: Iterable[Wrong]) -> None:
         for wrong in wrongs:
             finding = Finding(self._keys.name, wrong.kind, text_of(wrong.job_id), wrong.place, text_of(wrong.member), wrong.detail)
-            self._found.setdefault((wrong.kind, wrong.place, wrong.member), finding)
+            self._found.setdefault((wrong.kind, wrong.place, wrong.member), (wrong, finding))
 
     async def _examine(self, ids: Sequence[bytes], fields: Sequence[bytes] = ()) -> Moment:
         """What is known of ids, with the leases that they had."""

@@ -13,7 +13,7 @@ from bananas.keys import ID_LENGTH, birth_priority
 
 SEARCHED_LEASES = 10_000
 _LONGEST_LEASE_MS = 86_400_000
-_STEP = 2**42
+STEP = 2**42
 _HEX = frozenset(b"0123456789abcdef")
 _BIRTH_BYTES = 8
 
@@ -177,16 +177,16 @@ def bad_scores(known: Known) -> Iterable[Wrong]:
     job_id = known.job_id
     if known.ready is not None:
         number = float(known.ready)
-        if not 0 < number < 1001 * _STEP or number != math.floor(number) or number % _STEP == 0:
+        if not 0 < number < 1001 * STEP or number != math.floor(number) or number % STEP == 0:
             yield Wrong("score", job_id, "ready", job_id, f"its score in ready is {number!r}: no priority and time")
         elif is_id(job_id):
             own = birth_priority(text_of(job_id)) if known.prio is None else _priority(known.prio)
-            if own is not None and own != number // _STEP:
-                detail = f"stands in ready with priority {number // _STEP:.0f}, its own is {own}"
+            if own is not None and own != number // STEP:
+                detail = f"stands in ready with priority {number // STEP:.0f}, its own is {own}"
                 yield Wrong("priority", job_id, "ready", job_id, detail)
-    if known.scheduled is not None and not 0 < float(known.scheduled) < _STEP:
+    if known.scheduled is not None and not 0 < float(known.scheduled) < STEP:
         yield Wrong("score", job_id, "scheduled", job_id, f"its due time is {float(known.scheduled)!r}: no time in ms")
-    if known.dead is not None and not 0 < float(known.dead) < _STEP:
+    if known.dead is not None and not 0 < float(known.dead) < STEP:
         yield Wrong("score", job_id, "dead", job_id, f"its time of death is {float(known.dead)!r}: no time in ms")
 
 

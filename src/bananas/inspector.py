@@ -1,4 +1,4 @@
-"""Looking at a whole namespace from outside: who works, and whether the queues are in order (`audit`; its own module says how)."""
+"""Looking at a whole namespace from outside: who works, whether the queues are in order (`audit`), and mending them (`repair`)."""
 
 import msgspec
 from msgspec import Struct
@@ -9,8 +9,9 @@ from bananas.audit import Audit, Reader, audit
 from bananas.codec import unpack
 from bananas.findings import Finding
 from bananas.keys import workers_key
+from bananas.repair import Remedy, Repairs, repair
 
-__all__ = ["Audit", "Finding", "WorkerInfo", "audit", "workers"]
+__all__ = ["Audit", "Finding", "Remedy", "Repairs", "WorkerInfo", "audit", "repair", "workers"]
 
 
 class WorkerInfo(Struct, frozen=True):
@@ -30,11 +31,15 @@ class WorkerInfo(Struct, frozen=True):
 
 async def workers(app: Bananas) -> list[WorkerInfo]:
     """The worker processes of the app's namespace that are alive, by the server's clock."""
-    reader = Reader(app, "listing the workers")
+    return await alive(Reader(app, "listing the workers"), app.settings.namespace)
+
+
+async def alive(reader: Reader, namespace: str) -> list[WorkerInfo]:
+    """`workers`, by a reader of its own."""
     seconds, microseconds = await reader.ask(broker.plain(tuple, "TIME"))
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
     records: dict[bytes, bytes] = {}
-    async for flat in reader.scan("HSCAN", workers_key(app.settings.namespace), count=50):
+    async for flat in reader.scan("HSCAN", workers_key(namespace), count=50):
         records |= zip(flat[::2], flat[1::2], strict=True)
-    alive = ((boot, unpack(record[8:])) for boot, record in records.items() if int.from_bytes(record[:8], "big") > now_ms)
-    return [msgspec.convert(record | {"boot": boot.decode()}, WorkerInfo) for boot, record in alive]
+    living = ((boot, unpack(record[8:])) for boot, record in records.items() if int.from_bytes(record[:8], "big") > now_ms)
+    return [msgspec.convert(record | {"boot": boot.decode()}, WorkerInfo) for boot, record in living]

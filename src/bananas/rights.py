@@ -21,7 +21,7 @@ from bananas.client import LoopClient
 from bananas.errors import BrokerError, RightsMissing
 from bananas.keys import ID_LENGTH, QueueKeys, queues_key, workers_key
 
-Role = Literal["client", "worker", "viewer"]
+Role = Literal["client", "worker", "viewer", "operator"]
 Command = tuple[Any, ...]
 log = structlog.get_logger("bananas.worker")
 
@@ -58,23 +58,35 @@ _WORKER = {
     "cron": "HDEL HGET HGETALL HSET",
     "workers": "HDEL HSET",
 }
-# Who looks: counts, `info`, dead letters, the audit, the list of workers. It changes nothing.
+# Who looks: counts, `info`, dead letters, the audit, `bananas doctor`. It changes nothing.
 _VIEWER = {
     "jobs": "HEXISTS HGET HLEN HSCAN HSTRLEN",
     "ready": "ZCARD ZCOUNT ZMSCORE ZRANK ZSCAN ZSCORE",
     "prio": "HGET HMGET HSCAN",
-    "scheduled": "ZCARD ZMSCORE ZSCAN ZSCORE",
-    "leases": "ZCARD ZMSCORE ZREVRANGE ZSCAN",
+    "scheduled": "ZCARD ZCOUNT ZMSCORE ZSCAN ZSCORE",
+    "leases": "ZCARD ZCOUNT ZMSCORE ZREVRANGE ZSCAN",
     "tries": "HEXISTS HGET HSCAN",
     "dead": "ZCARD ZMSCORE ZREVRANGE ZSCAN ZSCORE",
     "cancelled": "SISMEMBER SMISMEMBER SSCAN",
     "unique": "HMGET HSCAN",
     "meta": "HEXISTS HGET",
+    "cron": "HSCAN",
     "result": "GET",
     "workers": "HGET HSCAN",
     "queues": "SMEMBERS SSCAN",
 }
-_TABLES: dict[Role, tuple[dict[str, str], ...]] = {"client": (_CLIENT,), "worker": (_CLIENT, _WORKER), "viewer": (_VIEWER,)}
+# Who keeps it in order: a client and a viewer who also mends what the audit finds.
+_OPERATOR = {
+    "leases": "ZADD ZRANGEBYSCORE ZREM ZSCORE",
+    "dead": "ZADD",
+    "meta": "HSET",
+}
+_TABLES: dict[Role, tuple[dict[str, str], ...]] = {
+    "client": (_CLIENT,),
+    "worker": (_CLIENT, _WORKER),
+    "viewer": (_VIEWER,),
+    "operator": (_CLIENT, _VIEWER, _OPERATOR),
+}
 
 # What follows the key, so that the server takes the command for a whole one.
 _REST: dict[str, Command] = {
@@ -90,17 +102,28 @@ _REST: dict[str, Command] = {
 }
 _KEYLESS: tuple[Command, ...] = (("CLIENT", "SETNAME", "bananas"), ("INFO",), ("TIME",), ("SCRIPT", "LOAD", "return 1"))
 _WAITING: tuple[Command, ...] = (("WAIT", 1, 1),)  # for replicas; WAITAOF, which Redis 7.0 does not know, is granted where it is used
+# What the doctor asks the server besides; without them it says what it was not told.
+_ASKING: tuple[Command, ...] = (("ACL", "WHOAMI"), ("ACL", "DRYRUN", "default", "PING"))
+_DOCTOR: tuple[Command, ...] = (
+    *_ASKING,
+    ("CONFIG", "GET", "save"),
+    ("LATENCY", "LATEST"),
+    ("SCRIPT", "EXISTS", "0" * 40),
+    ("SLOWLOG", "GET", 1),
+)
+_CONTAINERS = frozenset({"ACL", "CLIENT", "CONFIG", "LATENCY", "SCRIPT", "SLOWLOG"})  # commands whose rights go by subcommand
 _NO_ID, _NO_BOOT = "0" * ID_LENGTH, "0" * 16
 
 
 def _keyless(role: Role) -> tuple[Command, ...]:
-    return _KEYLESS if role == "viewer" else (*_KEYLESS, *_WAITING)
+    waiting = () if role == "viewer" else _WAITING
+    return (*_KEYLESS, *waiting, *(_DOCTOR if role == "operator" else ()))
 
 
 def commands(role: Role) -> set[str]:
     """The commands that a role needs, as ACL rules name them: "hget", "client|setname"."""
     listed = {name for table in _TABLES[role] for names in table.values() for name in names.split()}
-    subcommands = {"|".join(command[:2]) if command[0] in ("CLIENT", "SCRIPT") else command[0] for command in _keyless(role)}
+    subcommands = {"|".join(command[:2]) if command[0] in _CONTAINERS else command[0] for command in _keyless(role)}
     return {name.lower() for name in listed | subcommands | {"EVALSHA"}}
 
 
@@ -180,6 +203,22 @@ def _error(role: Role, user: str, refusals: Sequence[_Refusal]) -> RightsMissing
         tuple(sorted(f"{refusal.kind} {refusal.name}" for refusal in refusals)),
         grant,
     )
+
+
+def rule(command: Command) -> str:
+    """The rule that grants a command: "+config|get"."""
+    return "+" + ("|".join(command[:2]) if command[0] in _CONTAINERS else command[0]).lower()
+
+
+def questions(role: Role, user: str, keys: QueueKeys) -> list[Request[str]]:
+    """What to ask the server of a user's rights on a queue."""
+    return [broker.plain(_text, "ACL", "DRYRUN", user, *command) for command in needed(role, keys)]
+
+
+def judged(role: Role, user: str, namespace: str, verdicts: Sequence[str]) -> RightsMissing | None:
+    """What the answers to `questions` say is missing, None where nothing is."""
+    refusals = dict.fromkeys(filter(None, map(partial(_refusal, namespace), verdicts)))
+    return _error(role, user, list(refusals)) if refusals else None
 
 
 async def check(client: LoopClient, role: Role, queues: Sequence[QueueKeys], budget: float) -> None:

@@ -110,8 +110,9 @@ def test_the_api_page_has_everything_for_the_tests_of_applications() -> None:
 def test_the_api_page_has_the_inspector() -> None:
     text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     section = text.partition("\n## bananas.inspector\n")[2].partition("\n## ")[0]
-    named = {"inspector.workers", "inspector.audit", "clean"}
-    named |= {field for kind in (inspector.WorkerInfo, inspector.Audit, inspector.Finding) for field in kind.__struct_fields__}
+    named = {"inspector.workers", "inspector.audit", "inspector.repair", "clean"}
+    kinds = (inspector.WorkerInfo, inspector.Audit, inspector.Finding, inspector.Repairs, inspector.Remedy)
+    named |= {field for kind in kinds for field in kind.__struct_fields__}
     assert sorted(name for name in named if f"`{name}`" not in section and f"{name}(" not in section) == []
 
 

@@ -19,17 +19,26 @@ FIXED = "JOBS READY PRIO SCHEDULED LEASES TRIES DEAD CANCELLED UNIQUE META WAKE"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua") if not path.stem.startswith("_"))
 
 # Who runs which scripts and modules; what nobody is listed for is a worker's.
-ROLES: tuple[Role, ...] = ("client", "worker", "viewer")
+ROLES: tuple[Role, ...] = ("client", "worker", "viewer", "operator")
 CLIENT_SCRIPTS = {"enqueue", "cancel", "discard", "info", "pause", "replay", "reprioritize", "reschedule"}
 VIEWER_SCRIPTS = {"info", "examine"}
+REPAIR_SCRIPTS = {"amend", "reclaim", "rekey", "sweep"}
+RUN_BY: dict[Role, set[str]] = {
+    "client": CLIENT_SCRIPTS,
+    "worker": set(SCRIPTS) - VIEWER_SCRIPTS - REPAIR_SCRIPTS | {"info", "reclaim"},
+    "viewer": VIEWER_SCRIPTS,
+    "operator": CLIENT_SCRIPTS | VIEWER_SCRIPTS | REPAIR_SCRIPTS,
+}
 VIEWER_MODULES = {"audit", "inspector"}
+OPERATOR_MODULES = {"repair"}
 NOT_IN_A_ROLE = {"connection", "rights", "testing", "watcher", "embedded", "server", "demo", "cli"}  # no requests, or none of users
-CLIENT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - VIEWER_MODULES - NOT_IN_A_ROLE
+CLIENT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - VIEWER_MODULES - OPERATOR_MODULES - NOT_IN_A_ROLE
 
 # A command in a script: `call('HGET', KEY, ...)`, also by redis.pcall or a function that passes the name on.
 _CALL = re.compile(r"\b\w+\('([A-Z]{3,})'(?:, ?([\w\[\]]+))?")
 _DYNAMIC = re.compile(r"\bp?call\((?!')[^)]*")
 _WORD = re.compile(r'"([A-Z]{3,})"')
+_SUBCOMMAND = re.compile(r'"(?:ACL|CONFIG|LATENCY|SCRIPT|SLOWLOG)", "[A-Z]+"')  # the right goes by both words
 
 
 # --- reading scripts --------------------------------------------------------------------------------------------------
@@ -106,8 +115,7 @@ def test_every_call_of_a_script_names_its_command(script: str) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("role", ROLES)
 def test_every_command_of_a_script_is_in_the_tables_of_who_runs_it(script: str, role: Role) -> None:
-    runs = {"client": CLIENT_SCRIPTS, "viewer": VIEWER_SCRIPTS, "worker": set(SCRIPTS) - {"examine"}}[role]
-    if script in runs:
+    if script in RUN_BY[role]:
         assert pairs(script) - listed(role) == set()
 
 
@@ -124,11 +132,17 @@ def test_the_scripts_are_read_whole() -> None:
 
 def words_of(module: Path) -> set[str]:
     """The commands that a module names."""
-    return set(_WORD.findall(module.read_text())) & (set(rights._REST) | {"INFO", "TIME", "EVALSHA"})
+    text = _SUBCOMMAND.sub("", module.read_text())
+    return set(_WORD.findall(text)) & (set(rights._REST) | {"INFO", "TIME", "EVALSHA"})
 
 
 def modules(role: Role) -> list[Path]:
-    own = [PACKAGE / f"{name}.py" for name in sorted(VIEWER_MODULES if role == "viewer" else CLIENT_MODULES)]
+    looking = [*(PACKAGE / f"{name}.py" for name in sorted(VIEWER_MODULES)), *sorted((PACKAGE / "doctor").glob("*.py"))]
+    if role == "viewer":
+        return looking
+    own = [PACKAGE / f"{name}.py" for name in sorted(CLIENT_MODULES)]
+    if role == "operator":
+        return [*own, *looking, *(PACKAGE / f"{name}.py" for name in sorted(OPERATOR_MODULES))]
     return [*own, *sorted((PACKAGE / "worker").glob("*.py"))] if role == "worker" else own
 
 
@@ -140,11 +154,12 @@ def test_every_command_of_a_plain_request_is_in_the_tables(role: Role) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_has_a_right_that_nothing_needs(role: Role) -> None:
-    runs = {"client": CLIENT_SCRIPTS, "viewer": VIEWER_SCRIPTS, "worker": set(SCRIPTS) - {"examine"}}[role]
-    used = {command for script in runs for command, _ in pairs(script)}
+    used = {command for script in RUN_BY[role] for command, _ in pairs(script)}
     for module in [*modules(role), *modules("client")] if role == "viewer" else modules(role):
         used |= words_of(module)
     keyless = {"client|setname", "script|load", "wait"}
+    if role == "operator":
+        keyless |= {rights.rule(command)[1:] for command in rights._DOCTOR}
     assert commands(role) - {command.lower() for command in used} - keyless == set()
 
 
