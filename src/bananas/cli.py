@@ -1,4 +1,4 @@
-"""The command line: `bananas worker | scheduler | health | replay | server | demo | bench | plan | chaos`.
+"""The command line: `bananas worker | scheduler | health | replay | doctor | server | demo | bench | plan | chaos`.
 
 Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
 a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
@@ -31,6 +31,7 @@ Examples:
   bananas scheduler shop.tasks:app                 upkeep and cron only
   bananas health --port 8080                       is a worker live and ready?
   bananas replay shop.tasks:app JOB_ID             run a dead job again
+  bananas doctor shop.tasks:app --audit            is the server fit, and every job in its place?
   bananas server                                   a private server for this directory
   bananas demo                                     see it work
   bananas bench --quick                            measure it
@@ -108,6 +109,7 @@ class _Commands(click.Group):
     ELSEWHERE: ClassVar = {
         "bench": "bananas.bench.command:bench_command",
         "chaos": "bananas.chaos.command:chaos_command",
+        "doctor": "bananas.doctor.command:doctor_command",
         "health": "bananas.health:health_command",
         "plan": "bananas.bench.plan:plan_command",
     }

@@ -31,6 +31,12 @@ def script(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
+def every_script() -> list[Script]:
+    """All scripts of this version, by name."""
+    names = sorted(file.removesuffix(".lua") for file in os.listdir(_FOLDER) if file.endswith(".lua") and not file.startswith("_"))
+    return [script(name) for name in names]
+
+
 def _read(name: str) -> str:
     with open(os.path.join(_FOLDER, f"{name}.lua"), encoding="utf-8") as file:
         return file.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,8 +16,9 @@ from tests.workers import WorkerProcess
 from bananas import AuthenticationFailed, Bananas, TaskError
 from bananas.address import parse_url
 from bananas.connection import SyncConnection
+from bananas.doctor import diagnose
 from bananas.errors import RightsMissing
-from bananas.inspector import audit, workers
+from bananas.inspector import audit, repair, workers
 from bananas.lane import new_boot
 from bananas.rights import rules
 from bananas.server import PrivateServer, find_server_binary
@@ -33,9 +35,9 @@ WARNING = "the server does not say which rights its user has"
 class Administered:
     """A server whose users the test makes, and apps that log in as one of them."""
 
-    def __init__(self, server: PrivateServer) -> None:
+    def __init__(self, server: PrivateServer, user: str = "") -> None:
         self._path = str(server.socket_path)
-        self._connection = SyncConnection(parse_url(server.url))
+        self._connection = SyncConnection(parse_url(self.url(user) if user else server.url))
         self.apps: list[Bananas] = []
 
     def command(self, *words: Any) -> Any:
@@ -79,7 +81,7 @@ def follow_the_page(administered: Administered) -> None:
     """Make the users of docs/workers.md, by its own commands."""
     text = (ROOT / "docs/workers.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("redis-cli ACL SETUSER")]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         administered.command(*shlex.split(line)[1:])
 
@@ -127,6 +129,76 @@ async def test_the_users_of_the_page_can_do_all_that_their_roles_do(
         assert worker.stop() == 0
     assert {user for user, _ in administered.refusals()} == {b"shop-viewer"}
     assert {wanted for _, wanted in administered.refusals()} <= {b"sadd", b"hsetnx", b"hset"}
+
+
+@pytest.fixture
+async def filed(server_kind: str, tmp_path: Path) -> AsyncIterator[Administered]:
+    """A server with the users of examples/users.acl."""
+    shutil.copy(ROOT / "examples/users.acl", tmp_path / "users.acl")
+    with PrivateServer(binary=find_server_binary(server_kind), settings={"aclfile": str(tmp_path / "users.acl")}) as server:
+        made = Administered(server, user="admin")
+        yield made
+        for app in made.apps:
+            await app.close()
+        made._connection.close()
+
+
+def test_the_file_has_the_rights_of_every_role() -> None:
+    lines = (ROOT / "examples/users.acl").read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["user default off", "user admin on >secret ~* &* +@all"]
+    assert lines[2:] == [
+        f"user shop-{role} on >secret {' '.join(rules(role, 'shop'))}" for role in ("worker", "client", "viewer", "operator")
+    ]
+
+
+async def test_with_the_file_each_role_does_its_part_and_no_more(filed: Administered, tmp_path: Path) -> None:
+    client, viewer, operator = (filed.app(f"shop-{role}") for role in ("client", "viewer", "operator"))
+    environment = {"REDIS_URL": filed.url("shop-worker"), "BANANAS_NAMESPACE": NAMESPACE, "LEDGER": str(tmp_path / "ledger")}
+    with WorkerProcess(tmp_path, environment, "tests.apps.basic:app") as worker:
+        worker.ready()
+        assert await (await client.submit("double", 21)).result(timeout=10) == 42
+        dead = await client.submit("steers", "dead")
+        with pytest.raises(TaskError):
+            await dead.result(timeout=10)
+        lost = await client.submit("double", 1, options={"delay": 600})
+        keys, job_id = lost.place
+        filed.command("ZREM", keys.scheduled, job_id)
+        assert len((await repair(viewer)).remedies) == 1, "a viewer may see what a repair would do"
+        with pytest.raises(AuthenticationFailed):
+            await repair(viewer, act=True)
+        refused = filed.refusals()
+        assert (await repair(operator, act=True)).after.clean
+        assert await lost.result(timeout=10) == 2
+        await operator.queue("default").dead.replay(dead.id)
+        with pytest.raises(TaskError):
+            await dead.result(timeout=10)
+        diagnosis = await diagnose(operator, role="operator", audits=True, repairs=True)
+        assert {check.name for check in diagnosis.checks if check.level == "error"} <= {"persistence.log"}
+        assert worker.stop() == 0
+    assert filed.refusals() == refused, "what a role must do was refused"
+
+
+# What nobody of a role may do: words after the user's name.
+FORBIDDEN = {
+    "worker": [("FLUSHALL",), ("CONFIG", "GET", "save"), ("KEYS", "*"), ("SET", "other", 1), ("GET", "{shop2:default}:jobs")],
+    "client": [("FLUSHALL",), ("BZPOPMIN", "{shop:default}:wake", 0), ("DEL", "other"), ("ACL", "LIST")],
+    "viewer": [
+        ("ZREM", "{shop:default}:ready", "x"),
+        ("HSET", "{shop:default}:jobs", "a", 1),
+        ("DEL", "{shop:default}:jobs"),
+        ("FLUSHDB",),
+    ],
+    "operator": [("FLUSHALL",), ("CONFIG", "SET", "save", ""), ("ACL", "SETUSER", "x"), ("GET", "{shop2:a}:x"), ("SHUTDOWN",)],
+}
+
+
+@pytest.mark.parametrize("role", FORBIDDEN)
+def test_what_a_role_must_not_do_is_refused(filed: Administered, role: str) -> None:
+    connection = SyncConnection(parse_url(filed.url(f"shop-{role}")))
+    for command in FORBIDDEN[role]:
+        (reply,) = connection.execute([command], 5)
+        assert str(reply).startswith("NOPERM"), command
+    connection.close()
 
 
 async def has_state(job: Any, state: str) -> bool:
