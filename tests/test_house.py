@@ -42,7 +42,7 @@ READING_ORDER = """
     worker.markers worker.fetcher worker.intake worker.engine worker.inline worker.maintenance
     worker.control worker.child worker.__main__
     worker.process worker.beat worker.health worker.probes worker.supervisor worker
-    health findings audit repair inspector doctor.* testing demo_tasks demo bench.* chaos.* cli.*
+    health findings audit repair inspector doctor.* doctor_command testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*
     bananas __main__
 """.split()

@@ -109,7 +109,7 @@ class _Commands(click.Group):
     ELSEWHERE: ClassVar = {
         "bench": "bananas.bench.command:bench_command",
         "chaos": "bananas.chaos.command:chaos_command",
-        "doctor": "bananas.doctor.command:doctor_command",
+        "doctor": "bananas.doctor_command:doctor_command",
         "health": "bananas.health:health_command",
         "plan": "bananas.bench.plan:plan_command",
     }

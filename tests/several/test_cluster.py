@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support import eventually
 
-from bananas import Bananas, current_job
+from bananas import Bananas, broker, current_job
+from bananas.doctor import diagnose
 from bananas.errors import ConfigError, JobNotFound, TaskError
 from bananas.groups import ask
 from bananas.inspector import audit, workers
@@ -244,3 +245,18 @@ async def test_a_database_other_than_the_first_is_refused(cluster: Cluster) -> N
     app = Bananas(cluster.url.replace("redis+cluster://", "redis+cluster://") + "?db=3")
     with pytest.raises(ConfigError, match="only number 0"):
         await app.submit("double", 1)
+
+
+async def test_the_doctor_sees_and_mends_queues_on_every_server(cluster: Cluster, app: Bananas) -> None:
+    queues = queues_on(cluster, app.settings.namespace)
+    for queue in queues:
+        job = await app.submit("task", options={"queue": queue})
+        keys, job_id = job.place
+        await app.client.ask(keys, broker.plain(int, "ZREM", keys.ready, job_id), "damaging")
+    checks = {check.name: check for check in (await diagnose(app)).checks}
+    assert "server.looked_at" not in checks
+    assert checks["namespace.layout"].found.startswith("3 queues")
+    diagnosis = await diagnose(app, repairs=True, act=True)
+    assert diagnosis.repairs is not None
+    assert len(diagnosis.repairs.remedies) == 3
+    assert diagnosis.repairs.after.clean

@@ -30,7 +30,7 @@ RUN_BY: dict[Role, set[str]] = {
     "operator": CLIENT_SCRIPTS | VIEWER_SCRIPTS | REPAIR_SCRIPTS,
 }
 VIEWER_MODULES = {"audit", "inspector"}
-OPERATOR_MODULES = {"repair"}
+OPERATOR_MODULES = {"repair", "doctor_command"}
 NOT_IN_A_ROLE = {"connection", "rights", "testing", "watcher", "embedded", "server", "demo", "cli"}  # no requests, or none of users
 CLIENT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - VIEWER_MODULES - OPERATOR_MODULES - NOT_IN_A_ROLE
 

@@ -10,11 +10,13 @@ command    `bananas doctor`
 from bananas.app import Bananas
 from bananas.audit import audit
 from bananas.connection import Connection
+from bananas.discovery import find
 from bananas.doctor.check import LEVELS, Check, Diagnosis, Level, error, note, ok
 from bananas.doctor.facts import ROLES, Asker, ask_namespace, ask_server, queue_names
 from bananas.doctor.namespace import namespace_checks
 from bananas.doctor.server import rights_checks, server_checks
 from bananas.errors import BrokerError, ServerUnsuitable
+from bananas.keys import home_slot
 from bananas.repair import Repairs, repair
 from bananas.rights import Role
 
@@ -34,14 +36,15 @@ async def diagnose(app: Bananas, *, role: Role | None = None, audits: bool = Fal
     address = app.client.address
     where, namespace = str(address), app.settings.namespace
     try:
-        connection = await Connection.open(address, f"bananas:doctor:{namespace}", app.settings.call_timeout)
+        at = await find(address, home_slot(namespace), f"bananas:doctor:{namespace}", app.settings.call_timeout)
+        connection = await Connection.open(at, f"bananas:doctor:{namespace}", app.settings.call_timeout)
     except (BrokerError, ServerUnsuitable) as failure:
         return Diagnosis(where, namespace, (error("server.answers", str(failure), "an answer", "start it, or mend REDIS_URL"),))
     asker = Asker(app, connection)
     checks = [ok("server.answers", where)]
     try:
-        names = await queue_names(asker, app)
-        facts = await ask_server(asker, address, (role,) if role else ROLES, [app.producer.keys(name) for name in names or ["default"]])
+        names = await queue_names(asker.home, app)
+        facts = await ask_server(asker, at, (role,) if role else ROLES, [app.producer.keys(name) for name in names or ["default"]])
         seen = await ask_namespace(asker, app, names)
         checks += [*server_checks(facts, app.settings, len(seen.workers)), *rights_checks(facts, role), *namespace_checks(seen, app)]
     except BrokerError as failure:

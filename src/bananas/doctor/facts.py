@@ -36,14 +36,31 @@ class Asker(Reader):
         lacks: rules of ACL SETUSER, or the reason where it is none.
     """
 
-    def __init__(self, app: Bananas, connection: Connection) -> None:
-        super().__init__(app, "the doctor")
+    def __init__(self, app: Bananas, connection: Connection, keys: QueueKeys | None = None) -> None:
+        super().__init__(app, "the doctor", keys)
         self._connection, self._timeout = connection, app.settings.call_timeout
+        self._by_key = False  # in a Cluster: the app's own connections find the server of a key
         self.lacks: dict[str, str] = {}
+
+    @property
+    def home(self) -> "Asker":
+        """Who asks for the keys of the namespace itself."""
+        return self._at(None)
+
+    def of(self, keys: QueueKeys) -> "Asker":
+        """Who asks for the keys of this queue."""
+        return self._at(keys)
+
+    def _at(self, keys: QueueKeys | None) -> "Asker":
+        if not self._app.client.address.clustered:
+            return self
+        made = Asker(self._app, self._connection, keys)
+        made._by_key, made.lacks = True, self.lacks
+        return made
 
     async def ask(self, request: Request[Any]) -> Any:
         """One reply. Raises the BrokerError that it comes to."""
-        return answer((await self.ask_many([request]))[0])
+        return await super().ask(request) if self._by_key else answer((await self.ask_many([request]))[0])
 
     async def ask_many(self, requests: Sequence[Request[Any]]) -> list[Any]:
         """Replies, each by itself."""
@@ -211,9 +228,9 @@ async def ask_namespace(asker: Asker, app: Bananas, names: Sequence[str]) -> Nam
     seconds, micros = await asker.ask(broker.plain(_same, "TIME"))
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     stale_ms = max(STALE_MS, round(STALE_LEASES * app.settings.lease * 1000))
-    queues = [await _queue(asker, app.producer.keys(name), now_ms, stale_ms) for name in names]
+    queues = [await _queue(asker.of(app.producer.keys(name)), app.producer.keys(name), now_ms, stale_ms) for name in names]
     try:
-        workers = await alive(asker, app.settings.namespace)
+        workers = await alive(asker.home, app.settings.namespace)
     except (AuthenticationFailed, ScriptFailed) as error:
         asker.lacks["+hscan"] = str(error)
         workers = []
