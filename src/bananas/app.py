@@ -17,6 +17,7 @@ from bananas.producer import Producer
 from bananas.queue import Queue
 from bananas.result import Waiter, wanted
 from bananas.schedule import Missed, Schedule, parse
+from bananas.seals import Seals
 from bananas.task import AsyncTask, Call, SubmitOptions, SyncTask, Task, TaskOptions, hooks_of, read_options, required_parameters
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Bananas:
         self._chain = Chain()
         self._server: EmbeddedServer | None = None
         limits = self.settings.redis_pool_size, self.settings.call_timeout
-        self.client = Client(self._locate, f"bananas:{self.settings.namespace}", *limits, self._leave)
+        self.client = Client(self._locate, f"bananas:{self.settings.namespace}", *limits, self._leave, Seals(self.settings))
         self.producer = Producer(self.settings, self.client, self._chain, self.registry.tasks)
 
     # --- declare ---

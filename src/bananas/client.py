@@ -24,6 +24,7 @@ from bananas.connection import spinning
 from bananas.durability import Level
 from bananas.keys import QueueKeys
 from bananas.lane import Lane, Lanes, Patience, new_boot
+from bananas.seals import UNSEALED, Seals
 from bananas.session import answer
 from bananas.sync_client import SyncPool
 
@@ -87,14 +88,22 @@ class Client:
         pool_size: most connections of the sync client.
         budget: seconds that a call may take, reconnects included.
         leave: called when everything is closed.
+        seals: what payloads are sealed and opened with.
     """
 
     _all: ClassVar["weakref.WeakSet[Client]"] = weakref.WeakSet()
     _of_parents: ClassVar[list[Background]] = []  # kept: their loops are not ours to end
 
     def __init__(
-        self, locate: Callable[[], Address], name: str, pool_size: int, budget: float, leave: Callable[[], None] = lambda: None
+        self,
+        locate: Callable[[], Address],
+        name: str,
+        pool_size: int,
+        budget: float,
+        leave: Callable[[], None] = lambda: None,
+        seals: Seals = UNSEALED,
     ) -> None:
+        self.seals = seals
         self._locate, self._leave, self.name, self._pool_size, self.budget = locate, leave, name, pool_size, budget
         self._reset()
         Client._all.add(self)

@@ -18,6 +18,7 @@ from bananas.errors import InvalidArguments, NotSerializable, PayloadTooLarge, d
 from bananas.job import FRESH, Envelope, ErrorRecord, History, Result, Tries
 
 VERSION = b"\x01"
+SEALED = b"\x02"  # compressed, encrypted or both: sealing.py
 BIRTH_BYTES = 8
 
 
@@ -80,6 +81,20 @@ def unpack(data: bytes | Raw, kind: Any = Any) -> Any:
         raise Undecodable(str(error)) from error
 
 
+def pack_arguments(task: str, value: Any) -> bytes:
+    """Pack what was given to a task. Raises NotSerializable."""
+    try:
+        return _encoder.encode(value)
+    except NotSerializable:
+        raise
+    except Exception as error:
+        raise _unfit(task, error) from error
+
+
+def _unfit(task: str, error: Exception) -> NotSerializable:
+    return NotSerializable(f"the arguments of task {task!r} cannot be packed as msgpack ({error}): nothing was stored")
+
+
 def pack_envelope(envelope: Envelope[Any], limit_bytes: int) -> bytes:
     """Pack a job.
 
@@ -92,20 +107,20 @@ def pack_envelope(envelope: Envelope[Any], limit_bytes: int) -> bytes:
     except NotSerializable:
         raise
     except Exception as error:
-        raise NotSerializable(
-            f"the arguments of task {envelope.task!r} cannot be packed as msgpack ({error}): nothing was stored"
-        ) from error
+        raise _unfit(envelope.task, error) from error
     if len(body) > limit_bytes:
         raise PayloadTooLarge(len(body), limit_bytes)
     return body
 
 
-def unpack_body(body: bytes) -> Envelope[Raw]:
-    """Read the envelope in what `jobs` holds. Raises Undecodable."""
+def unpack_body(body: bytes) -> Envelope[Raw] | None:
+    """Read the envelope in what `jobs` holds; None where it is sealed: see `sealing.open_job`. Raises Undecodable."""
     if not body.startswith(VERSION, BIRTH_BYTES):
+        if body.startswith(SEALED, BIRTH_BYTES):
+            return None
         if len(body) <= BIRTH_BYTES:
             raise Undecodable("the job's body is missing")
-        raise Undecodable(f"the job was packed as version {body[BIRTH_BYTES]}, this worker reads version {VERSION[0]}")
+        raise Undecodable(f"the job was packed as version {body[BIRTH_BYTES]}, this worker reads versions {VERSION[0]} and {SEALED[0]}")
     try:
         return _envelopes.decode(body[BIRTH_BYTES + 1 :])
     except Exception as error:
@@ -149,7 +164,7 @@ def unpack_tries(record: bytes | None) -> Tries:
         return FRESH
     try:
         return Tries(*counts, _histories.decode(history) if history else History())
-    except msgspec.MsgspecError:
+    except Exception:  # msgspec has more than its own: UnicodeDecodeError, RecursionError
         return Tries(*counts)
 
 
@@ -240,7 +255,7 @@ class Signature:
             named = {name: unpack(value, self._named.get(name, self._others)) for name, value in (kwargs or {}).items()}
             self._signature.bind(*values, **named)
             return values, named
-        except (TypeError, Undecodable, NotImplementedError, msgspec.MsgspecError) as error:
+        except Exception as error:  # of types that build themselves too
             raise InvalidArguments(f"the stored arguments do not fit the handler's signature {self._signature}: {error}") from error
 
     def _tuple(self, count: int) -> Any:

@@ -13,7 +13,7 @@ way out. What only some programs need (tomllib, difflib) is imported where it is
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -22,6 +22,7 @@ from bananas.values import (
     BOOLEAN,
     DURATION,
     HOST,
+    KEYS,
     LONGEST_S,
     NAMESPACE,
     PATH,
@@ -35,6 +36,7 @@ from bananas.values import (
     SOME_TASKS,
     URL,
     Kind,
+    Secret,
     check_namespace,
     check_queue_name,
     check_task_name,
@@ -55,6 +57,7 @@ __all__ = [  # the names of `values` that programs know from here, too
     "LONGEST_S",
     "PREFIX",
     "PRIORITIES",
+    "Compression",
     "Kind",
     "LogFormat",
     "LogLevel",
@@ -77,6 +80,7 @@ WorkerMode = Literal["default", "thin", "specialized", "job-specialized", "sched
 Durability = Literal["default", "replicated", "fsynced"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "logfmt", "json"]
+Compression = Literal["none", "zstd"]
 
 PREFIX = "BANANAS_"
 BARE_NAMES = """
@@ -90,6 +94,7 @@ NO_SETTINGS = frozenset({"BANANAS_CONFIG"})  # variables with the prefix that so
 # What Kubernetes injects into every pod for a service called "bananas" or "bananas-<something>", as the beginning of NAME=value.
 _KUBERNETES = r"BANANAS(_\w+)?_(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|PORT=(tcp|udp|sctp)://)"
 
+COMPRESSION = choice(get_args(Compression), off="none")
 FORMAT = choice(get_args(LogFormat), text="console", key_value="logfmt")
 LEVEL = choice(get_args(LogLevel), warn="warning")
 MODE = choice(get_args(WorkerMode))
@@ -121,6 +126,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Annotated[LogFormat, FORMAT, "How a log line is written."] = "console"
     lease: Annotated[float, duration(0.5, 3600, "8s"), "A job is this worker's for so long; heartbeat lease / 4, grace lease / 2."] = 8.0
     max_payload_bytes: Annotated[int, SIZE, "Largest packed job; a larger one is refused with PayloadTooLarge."] = 2**20
+    compression: Annotated[Compression, COMPRESSION, "How large arguments and results are stored (zstd: extra `zstd`)."] = "none"
+    compression_threshold: Annotated[int, SIZE, "From this packed size on they are compressed."] = 4096
+    encryption_keys: Annotated[Secret | None, KEYS, "AES-256 keys: the first encrypts, all decrypt (extra `encryption`)."] = None
+    encryption_keys_file: Annotated[str | None, PATH, "A file with the same, commas or line ends between the keys."] = None
+    encrypt: Annotated[bool | None, BOOLEAN, "Encrypt arguments, headers, results and errors. Unset: where there are keys."] = None
     call_timeout: Annotated[float, duration(0.001, 3600, "5s"), "Budget of one client call, reconnects included."] = 5.0
     shutdown_timeout: Annotated[float, duration(0, 86_400, "25s"), "How long a stopping worker lets its jobs finish."] = 25.0
     max_jobs: Annotated[int, whole(0, 10**9, 10_000), "A worker process is replaced after so many jobs, 0 = never."] = 0
@@ -172,10 +182,18 @@ def settings_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Given(NamedTuple):
-    raw: object
-    where: str  # as an error names it: JOB_TIMEOUT, or job_timeout in /srv/bananas.toml
-    source: int  # 0 arguments, 1 environment, 2 and 3 files
+class _Given:
+    """A value as it was given. Its repr has none of it: a traceback with local variables may show this, and the value may be a key.
+
+    Attributes:
+        where: as an error names it: JOB_TIMEOUT, or job_timeout in /srv/bananas.toml.
+        source: 0 arguments, 1 environment, 2 and 3 files.
+    """
+
+    __slots__ = ("raw", "source", "where")
+
+    def __init__(self, raw: object, where: str, source: int) -> None:
+        self.raw, self.where, self.source = raw, where, source
 
     def read(self, field: str) -> Any:
         try:

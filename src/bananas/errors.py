@@ -175,7 +175,22 @@ class JobPoisoned(JobError):
 
 
 class JobUndecodable(JobError):
-    """The stored job cannot be read: it is dead, and `on_dead` is given this."""
+    """A stored job, or its result, cannot be read: a job is dead then, and `on_dead` is given this; `result()` raises it."""
+
+
+class KeyMissing(JobUndecodable):
+    """A job or result is encrypted with a key that is not among `encryption_keys` here.
+
+    Attributes:
+        key_id: the id of that key.
+    """
+
+    def __init__(self, message: str, key_id: str) -> None:
+        self.key_id = key_id
+        super().__init__(message, key_id)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class EndlessSnooze(JobError):

@@ -87,19 +87,23 @@ class Job(Generic[R]):
             ResultTimeout: it has not ended yet; it goes on.
             ResultsDisabled: it was submitted with result_ttl=0.
             JobNotFound: there is no such job and no result.
+            JobUndecodable: the result cannot be read here; KeyMissing names the key of `encryption_keys` that this needs.
         """
         outcome = self._outcome
         if outcome is None:
             limit = None if timeout is None else seconds(timeout, "timeout")
             outcome = await self._first_outcome(limit)
-        return value_of(self.id, outcome, self._kind, self._kept)  # type: ignore[no-any-return]
+        return self._value(outcome)
 
     def result_sync(self, timeout: Duration | None = None) -> R:
         """`result` for code without an event loop."""
         refuse_on_loop("job.result_sync()", "job.result()")
         limit = None if timeout is None else seconds(timeout, "timeout")
         outcome = self._outcome or self._client.background.run(self._first_outcome(limit))
-        return value_of(self.id, outcome, self._kind, self._kept)  # type: ignore[no-any-return]
+        return self._value(outcome)
+
+    def _value(self, outcome: Outcome) -> R:
+        return value_of(outcome, self.place, self._client.seals, self._kind, self._kept)  # type: ignore[no-any-return]
 
     async def _first_outcome(self, limit: float | None) -> Outcome:
         return await first_outcome(self._client.here(), self.place, limit, self._client.budget)
@@ -107,7 +111,7 @@ class Job(Generic[R]):
     async def info(self) -> JobInfo:
         """All that is known of it now: state, place in its queue, attempts, errors, times, worker. One round trip, two while it runs."""
         reply = await self._client.ask(self._keys, broker.info(self._keys, self._job_id), f"reading job {self.id}")
-        info = job_info(self._keys, self._job_id, reply)
+        info = job_info(self._keys, self._job_id, reply, self._client.seals)
         if info.state != "running" or info.worker is None:
             return info
         request = broker.plain(_same, "HGET", workers_key(self._keys.namespace), info.worker)

@@ -4,15 +4,17 @@ from typing import Any
 
 import msgspec
 
-from bananas import codec
+from bananas import codec, sealing
 from bananas.job import Envelope, JobInfo, Result, State, Tries
 from bananas.keys import QueueKeys
+from bananas.sealing import Place
+from bananas.seals import Seals
 
 _STATES: dict[str, State] = {"ready": "ready", "scheduled": "scheduled", "leased": "running", "dead": "dead", "none": "unknown"}
 
 
-def job_info(keys: QueueKeys, job_id: str, reply: list[Any]) -> JobInfo:
-    """Read the reply of lua/info.lua."""
+def job_info(keys: QueueKeys, job_id: str, reply: list[Any], seals: Seals) -> JobInfo:
+    """Read the reply of lua/info.lua. What these seals do not open is left out, and the info says why."""
     now_ms, place_name, number, place, priority, body, tries_record, owner, cancelled, packed, paused = reply
     where = place_name.decode()
     tries = codec.unpack_tries(tries_record)
@@ -22,13 +24,13 @@ def job_info(keys: QueueKeys, job_id: str, reply: list[Any]) -> JobInfo:
         "priority": priority,
         "attempts": tries.attempts,
         "crashes": tries.crashes,
-        "errors": tries.history.errors,
+        "errors": tuple(sealing.shown_error(record, seals, (keys, job_id)) for record in tries.history.errors),
         "cancel_requested": bool(cancelled),
         "queue_paused": bool(paused),
     }
     if where == "done":
         return _ended(common, packed)
-    common |= _body(body, tries)
+    common |= _body(body, tries, seals, (keys, job_id))
     at_ms = int(number) if number else None
     if where == "ready" and at_ms is not None:
         common |= {"place": place, "ready_since_ms": at_ms, "waited_ms": max(0, now_ms - at_ms)}
@@ -42,28 +44,34 @@ def job_info(keys: QueueKeys, job_id: str, reply: list[Any]) -> JobInfo:
     return JobInfo(state=_STATES[where], **common)
 
 
-def _body(body: bytes, tries: Tries) -> dict[str, Any]:
+def _body(body: bytes, tries: Tries, seals: Seals, place: Place) -> dict[str, Any]:
+    if not body:
+        return {}
+    found: dict[str, Any] = {"born_ms": tries.since_ms or codec.birth_ms(body)}
     try:
         envelope = codec.unpack_body(body)
-    except codec.Undecodable:
-        return {}
-    return {"born_ms": tries.since_ms or codec.birth_ms(body)} | _envelope(envelope)
+        if envelope is None:
+            found |= _shown(sealing.job_head(body))
+            envelope = sealing.open_job(body, seals, place)
+        return found | _shown(envelope) | _arguments(envelope)
+    except codec.Undecodable as error:
+        return found | {"unreadable": str(error)}
 
 
-def _envelope(envelope: Envelope[Any]) -> dict[str, Any]:
-    return {
-        "task": envelope.task,
-        "headers": envelope.headers,
-        "max_retries": envelope.max_retries,
-        "timeout": None if envelope.timeout_ms is None else envelope.timeout_ms / 1000,
-        "args": tuple(codec.unpack(envelope.args)),
-        "kwargs": {name: codec.unpack(value) for name, value in (envelope.kwargs or {}).items()},
-    }
+def _shown(envelope: Envelope[Any]) -> dict[str, Any]:
+    timeout = None if envelope.timeout_ms is None else envelope.timeout_ms / 1000
+    return {"task": envelope.task, "max_retries": envelope.max_retries, "timeout": timeout}
+
+
+def _arguments(envelope: Envelope[Any]) -> dict[str, Any]:
+    args = tuple(codec.unpack(envelope.args, list[Any]))
+    kwargs = {name: codec.unpack(value) for name, value in (envelope.kwargs or {}).items()}
+    return {"args": args, "kwargs": kwargs, "headers": envelope.headers}
 
 
 def _ended(common: dict[str, Any], packed: bytes) -> JobInfo:
     try:
-        result = codec.unpack_result(packed)
+        result = sealing.result_head(packed)
     except codec.Undecodable:
         result = Result("success", error_message="the stored result is unreadable")
     common |= {

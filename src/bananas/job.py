@@ -44,7 +44,7 @@ class Envelope(Struct, Generic[A], array_like=True, frozen=True, gc=False):
 
 
 class ErrorRecord(Struct, array_like=True, frozen=True):
-    """One failure: when (ms), in which attempt, what, and on which worker."""
+    """One failure: when (ms), in which attempt, what, on which worker; `sealed`: message and traceback, where they are stored encrypted."""
 
     at_ms: int
     attempt: int
@@ -52,6 +52,7 @@ class ErrorRecord(Struct, array_like=True, frozen=True):
     message: str
     traceback: str
     worker: str
+    sealed: bytes = b""
 
 
 class History(Struct, array_like=True, frozen=True):
@@ -131,6 +132,8 @@ class JobInfo(Struct, frozen=True, kw_only=True):
         worker: who runs it, or ran it.
         overdue: it runs for longer than its timeout (its handler does not stop).
         args, kwargs: as plain data; None when the body is gone or unreadable.
+        unreadable: why arguments and headers are not shown although the body is there, e.g. which key is missing here.
+        unreadable: why arguments and headers are not shown, where the body is there, e.g. the id of the key that is missing here.
     """
 
     id: str
@@ -161,3 +164,4 @@ class JobInfo(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] | None = None
     args: tuple[Any, ...] | None = None
     kwargs: dict[str, Any] | None = None
+    unreadable: str | None = None

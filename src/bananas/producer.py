@@ -19,6 +19,8 @@ from bananas.lane import Delivery, Patience
 from bananas.middleware import Chain, Draft
 from bananas.places import Places, Shards
 from bananas.result import Outcome, refuse_on_loop
+from bananas.sealing import pack_job
+from bananas.seals import Choice
 from bananas.task import NO_OPTIONS, Call, Options, Task, check_headers
 
 R = TypeVar("R")
@@ -38,6 +40,7 @@ class _Plan(NamedTuple):
     kept: bool
     shards: Shards | None
     level: Level | None
+    sealed: Choice | None
 
 
 class Pace:
@@ -205,9 +208,10 @@ class Producer:
         priority = _first(given.priority, defaults.priority, PRIORITIES["normal"])
         kept = self.settings.result_backend_enabled and _first(given.ttl_ms, defaults.ttl_ms, 1) != 0
         kind = Any if known is None else known.signature.returns
-        expires_ms = given.expires_ms or defaults.expires_ms
         level = level_of(self.settings, given.durability or defaults.durability)
-        plan = _Plan(name, self.keys(queue), id_suffix(name, priority), priority, expires_ms, kind, kept, self.places.shards(queue), level)
+        sealed = self.client.seals.choice(*(known.sealed if known is not None else (None, None)), f"task {name!r}")
+        suffix, expires_ms = id_suffix(name, priority), given.expires_ms or defaults.expires_ms
+        plan = _Plan(name, self.keys(queue), suffix, priority, expires_ms, kind, kept, self.places.shards(queue), level, sealed)
         if given is NO_OPTIONS and known is not None:
             self._plans[name] = plan
         return plan
@@ -222,8 +226,10 @@ class Producer:
         if known is not None:
             known.signature.check(plan.task, call.args, call.kwargs)
         if given is NO_OPTIONS:
-            body = pack_envelope(Envelope(plan.task, call.args, call.kwargs or None, expires_ms=plan.expires_ms), self._limit_bytes)
-            return plan, NewJob(new_id(plan.suffix), body)
+            usual: Envelope[Any] = Envelope(plan.task, call.args, call.kwargs or None, expires_ms=plan.expires_ms)
+            if plan.sealed is None:
+                return plan, NewJob(new_id(plan.suffix), pack_envelope(usual, self._limit_bytes))
+            return plan, NewJob(*self._sealed(plan, plan.sealed, usual))
         envelope: Envelope[Any] = Envelope(
             plan.task,
             call.args,
@@ -236,11 +242,18 @@ class Producer:
             plan.expires_ms,
             dict(given.headers) if given.headers else None,
         )
-        body = pack_envelope(envelope, self._limit_bytes)
+        if plan.sealed is None:
+            job_id, body = new_id(plan.suffix), pack_envelope(envelope, self._limit_bytes)
+        else:
+            job_id, body = self._sealed(plan, plan.sealed, envelope)
         delay_ms = given.delay_ms if given.at_ms is None else max(0, given.at_ms - round(time.time() * 1000))
         if 0 < plan.expires_ms <= delay_ms:
             raise ConfigError(f"the job would expire {plan.expires_ms / 1000:g} s from now, before it is ready: give a longer expires_in")
-        return plan, NewJob(new_id(plan.suffix), body, delay_ms, given.unique)
+        return plan, NewJob(job_id, body, delay_ms, given.unique)
+
+    def _sealed(self, plan: _Plan, choice: Choice, envelope: Envelope[Any]) -> tuple[str, bytes]:
+        job_id = new_id(plan.suffix)
+        return job_id, pack_job(envelope, self._limit_bytes, self.client.seals, choice, (plan.keys, job_id))
 
     def handle(self, plan: _Plan, job: NewJob, job_id: str) -> Job[Any]:
         """The handle of a job that was submitted, or of the one that stands for it."""

@@ -167,7 +167,7 @@ class DeadLetters:
         for reply in replies:
             if isinstance(reply, BananasError):
                 raise reply
-        infos = [job_info(keys, job_id, reply) for job_id, reply in zip(ids, replies, strict=True)]
+        infos = [job_info(keys, job_id, reply, self._client.seals) for job_id, reply in zip(ids, replies, strict=True)]
         return [info for info in infos if info.state == "dead"]
 
     async def count(self) -> int:

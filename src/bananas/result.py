@@ -9,13 +9,24 @@ from asyncio import _get_running_loop as _running_loop  # raises nothing where n
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from bananas import broker, codec
+from bananas import broker, codec, sealing
 from bananas.broker import Request
 from bananas.client import LoopClient
 from bananas.connection import Connection
-from bananas.errors import BrokerUnavailable, JobNotFound, ResultsDisabled, ResultTimeout, SyncOnRunningLoop, TaskError
+from bananas.errors import (
+    BrokerUnavailable,
+    JobNotFound,
+    JobUndecodable,
+    KeyMissing,
+    ResultsDisabled,
+    ResultTimeout,
+    SyncOnRunningLoop,
+    TaskError,
+)
 from bananas.job import Result
 from bananas.keys import QueueKeys
+from bananas.sealing import Place
+from bananas.seals import Seals, Unopened
 from bananas.session import answer
 from bananas.subscription import Subscription
 
@@ -198,13 +209,26 @@ async def first_outcome(client: LoopClient, job: tuple[QueueKeys, str], timeout:
         await outcomes.aclose()
 
 
-def value_of(public_id: str, outcome: Outcome, kind: Any, kept: bool) -> Any:
+def _read(outcome: bytes, place: Place, seals: Seals) -> Result:
+    public_id = place[0].public(place[1])
+    try:
+        return sealing.read_result(outcome, seals, place)
+    except Unopened as error:
+        kept = f"job {public_id} ended; {error}. The result is kept until its time is over"
+        raise (JobUndecodable(kept) if error.key_id is None else KeyMissing(kept, error.key_id)) from None
+    except codec.Undecodable as error:
+        raise JobUndecodable(f"job {public_id} ended, but its result cannot be read: {error}") from error
+
+
+def value_of(outcome: Outcome, place: Place, seals: Seals, kind: Any, kept: bool) -> Any:
     """The handler's return value, as `kind`.
 
     Raises:
         TaskError: the job ended without one.
         ResultsDisabled, JobNotFound: there is nothing to tell.
+        JobUndecodable, KeyMissing: there is, but it cannot be read here.
     """
+    public_id = place[0].public(place[1])
     if isinstance(outcome, Gone):
         if not kept:
             raise ResultsDisabled(
@@ -213,7 +237,7 @@ def value_of(public_id: str, outcome: Outcome, kind: Any, kept: bool) -> Any:
         raise JobNotFound(
             f"there is no job {public_id} and no result of it: it ended without keeping one, or longer ago than its result_ttl"
         )
-    result: Result = codec.unpack_result(outcome)
+    result = _read(outcome, place, seals)
     if result.state != "success":
         raise TaskError(public_id, result.state, result.error_type, result.error_message, result.traceback, result.attempts)
     if result.dropped:

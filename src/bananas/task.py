@@ -13,7 +13,7 @@ from functools import cached_property, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, cast, get_args
 
 from bananas.codec import Signature
-from bananas.config import PRIORITIES, Durability, check_queue_name, check_task_name, parse_priority, seconds
+from bananas.config import PRIORITIES, Compression, Durability, check_queue_name, check_task_name, parse_priority, seconds
 from bananas.context import plain_call
 from bananas.errors import ConfigError, describe
 from bananas.handle import Duration, Job, epoch_ms, milliseconds
@@ -66,6 +66,8 @@ class TaskOptions(TypedDict, total=False):
     expires_in: Duration
     durability: Durability
     isolation: Isolation
+    compression: Compression
+    encrypt: bool
     on_success: Callable[..., Any]
     on_retry: Callable[..., Any]
     on_dead: Callable[..., Any]
@@ -142,6 +144,18 @@ def _durability(given: Any) -> Durability:
     return given  # type: ignore[no-any-return]
 
 
+def _compression(given: Any) -> Compression | None:
+    if given not in (None, "none", "zstd"):
+        raise ConfigError(f"compression={describe(given)}: must be 'zstd' or 'none', or left out for the app's")
+    return given  # type: ignore[no-any-return]
+
+
+def _encrypt(given: Any) -> bool | None:
+    if given is not None and not isinstance(given, bool):
+        raise ConfigError(f"encrypt={describe(given)}: must be True or False, or left out for the app's")
+    return given
+
+
 _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "queue": ("queue", check_queue_name),
     "priority": ("priority", parse_priority),
@@ -189,6 +203,7 @@ class Task(Generic[P, R]):
 
     Attributes:
         name: what names it in jobs: `name=`, or the function's name.
+        sealed: its own `compression` and `encrypt`, None where the app's holds.
         handler: the function itself.
     """
 
@@ -200,6 +215,7 @@ class Task(Generic[P, R]):
         extra: dict[str, Any] = dict(given)
         self.name = check_task_name(extra.pop("name", None) or getattr(handler, "__name__", ""))
         self.isolation = self._isolation(extra.pop("isolation", "none"))
+        self.sealed = _compression(extra.pop("compression", None)), _encrypt(extra.pop("encrypt", None))
         self.hooks = Hooks(*(hooks_of(extra.pop(hook, None), hook) for hook in ("on_success", "on_retry", "on_dead")))
         for option in ("delay", "at", "unique", "headers", "call_timeout"):
             if option in extra:

@@ -35,6 +35,7 @@ from bananas.errors import ConfigError
 from bananas.keys import QueueKeys
 from bananas.queue import Queue
 from bananas.result import Outcome
+from bananas.seals import Seals
 from bananas.server import PrivateServer
 from bananas.worker import table as tables
 from bananas.worker.engine import Engine, open_queues
@@ -106,7 +107,7 @@ async def worker_for(app: Bananas, url: str | None = None, **settings: Any) -> "
     if url is not None:
         address = parse_url(url)
         changed = overridden(changed, {"namespace": f"test-{new_boot()}"} | settings)
-        client = Client(lambda: address, "bananas:test", changed.redis_pool_size, changed.call_timeout)
+        client = Client(lambda: address, "bananas:test", changed.redis_pool_size, changed.call_timeout, seals=Seals(changed))
     with _lent(app, changed, client):
         try:
             async with _started(app) as worker:
@@ -241,7 +242,7 @@ def inline(app: Bananas, *, state: Any = None) -> Generator[None, None, None]:
         state: what `current_job().state` is: the app's lifespan is not opened.
     """
     app.registry.load()
-    client = Client(_no_server, "bananas:inline", 1, app.settings.call_timeout)
+    client = Client(_no_server, "bananas:inline", 1, app.settings.call_timeout, seals=app.client.seals)
     fences = itertools.count(1)
 
     async def run_here(keys: QueueKeys, job: NewJob) -> Outcome:

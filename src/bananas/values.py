@@ -4,6 +4,7 @@ A `Kind` knows one form of value. What is read names itself in its error ("JOB_T
 is a ConfigError. The settings are made of kinds; arguments of the API and of the command line are read by the same ones.
 """
 
+import binascii
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -31,6 +32,10 @@ _SEVERAL = (
     rf"rediss?\+(?:sentinel://{_USER}{_NODES}(?:,{_NODES})*/[^/?#\x00-\x20]+(?:/\d*)?|cluster://{_USER}{_NODES}(?:,{_NODES})*(?:/0?)?)"
 )
 _URL = rf"(?:{_SERVER}|{_SEVERAL}|unix://{_USER}/[^?#\x00-\x20]+)(?:\?[^#\x00-\x20]*)?"
+_KEY = r"([A-Za-z0-9_-]{1,32}):([A-Za-z0-9+/_-]+)=*"
+KEY_BYTES = 32
+MAKE_KEY = "python -c 'import base64, os; print(\"k1:\" + base64.b64encode(os.urandom(32)).decode())'"
+NO_SECRET = "k1:dGhpcy1rZXktaXMtbm8tc2VjcmV0LW1ha2UteW91cnM="  # an example of the form; decoded it says so itself
 _SECRET_OPTION = r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|%)[^=&;]*=)[^&]*"
 
 
@@ -66,27 +71,54 @@ def mask_url(url: object) -> str:
     return f"{scheme}{user}***" if user and not is_port else tail
 
 
+class Secret:
+    """Text that may not be shown: its repr, and so logs, errors and tracebacks with local variables, have *** for it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
 class Kind(NamedTuple, Generic[T]):
-    """A kind of value: `parse` raises ValueError on what `form` does not describe, `show` writes a value as a user would."""
+    """A kind of value: `parse` raises ValueError on what `form` does not describe, `show` writes a value as a user would.
+
+    `secret` writes a value that was refused, where it may hold a password.
+    """
 
     form: str
     example: str
     parse: Callable[[Any], T]
     show: Callable[[Any], str] = str
-    secret: bool = False
+    secret: Callable[[object], str] | None = None
 
     def read(self, value: object, what: str) -> T:
         """The parsed value; a ConfigError names `what`, the value (never a password), the accepted form and an example."""
         try:
             return self.parse(value.strip() if isinstance(value, str) else value)
-        except InvalidName as error:
-            raise InvalidName(f"{what}: {error}") from None
+        except ConfigError as error:
+            raise type(error)(f"{what}: {error}") from None
         except (ValueError, LookupError, AttributeError, OverflowError):
             raise ConfigError(f"{what} is {_shown(value, self.secret)}: give {self.form}, for example {self.example}.") from None
 
 
-def _shown(value: object, secret: bool = False) -> str:
-    return describe(mask_url(value) if secret or "://" in describe(value, 10_000) else value)
+def _shown(value: object, secret: Callable[[object], str] | None = None) -> str:
+    if secret is None:
+        return describe(mask_url(value) if "://" in describe(value, 10_000) else value)
+    return describe(secret(value))
 
 
 def _matched(pattern: str, value: object) -> re.Match[str]:
@@ -174,6 +206,41 @@ def _shards(value: object) -> tuple[str, ...]:
     return tuple(f"{name}:{count}" for name, count in counts)
 
 
+def parse_keys(text: str) -> dict[str, bytes]:
+    """The keys by id, in order, of "k2:base64,k1:base64"; line ends separate them too. Raises ConfigError, which shows no key."""
+    keys: dict[str, bytes] = {}
+    for place, entry in enumerate(re.findall(r"[^\s,]+", text), 1):
+        if not (found := re.fullmatch(_KEY, entry, re.ASCII)):
+            form = "the id 1 to 32 letters, digits, '_' or '-', the key in base64"
+            raise ConfigError(f"entry {place} is not id:key, {form}. Make one: {MAKE_KEY}")
+        key_id, digits = found[1], found[2].translate(str.maketrans("-_", "+/"))
+        try:
+            key = binascii.a2b_base64(digits + "=" * (-len(digits) % 4))
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise ConfigError(f"the key {key_id!r} has {len(key)} bytes, AES-256 needs {KEY_BYTES}, in base64. Make one: {MAKE_KEY}")
+        if keys.setdefault(key_id, key) != key:
+            raise ConfigError(f"two different keys have the id {key_id!r}: a job names its key by the id, so give each its own")
+    if not keys:
+        raise ConfigError(f"there is no key in it. Make one: {MAKE_KEY}")
+    return keys
+
+
+def _secret_keys(value: object) -> Secret:
+    reveal = getattr(value, "get_secret_value", None) or getattr(value, "reveal", None)
+    value = value if reveal is None else reveal()
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    if not isinstance(text, str):
+        raise ValueError
+    parse_keys(text)
+    return Secret(text)
+
+
+def _show_size(value: int) -> str:
+    return f"{value >> 20}MiB" if not value % 2**20 else f"{value >> 10}KiB" if not value % 2**10 else str(value)
+
+
 def _show_duration(value_s: float) -> str:
     value_ms = round(value_s * 1000)
     unit = next(unit for unit in ("d", "h", "m", "s", "ms") if value_ms * 10**6 % _UNITS_NS[unit] == 0)
@@ -205,6 +272,7 @@ _URL_FORM = (
 )
 BOOLEAN = Kind("true or false (1/0, yes/no, on/off)", "true", lambda v: _WORDS[str(v).lower()], lambda v: str(v).lower())
 DURATION = duration(0, LONGEST_S, "30s")
+KEYS = Kind("comma-separated id:key pairs, each key 32 bytes in base64", NO_SECRET, _secret_keys, str, secret=lambda _: "***")
 NAMESPACE = Kind("1 to 64 letters, digits, '_' or '-'", "shop", check_namespace)
 HOST = Kind("an address or name of this machine, :: for all of IPv6 and IPv4", "127.0.0.1", lambda v: _matched(r"[\w.:%-]{1,255}", v)[0])
 PATH = Kind("a path", "/run/bananas/heartbeat", lambda v: _matched(r"[^\x00]{1,4000}", v)[0])
@@ -212,12 +280,12 @@ PORT = Kind("a port from 1 to 65535, or 0 for a free one, which is logged", "808
 PRIORITY = Kind("high (100), normal (500), low (900) or a whole number from 0 to 1000", "high", _priority)
 RATE = Kind("a number from 0 to 1000000", "250", lambda v: _within(_number(v), 0, 10**6), "{:g}".format)
 SECONDS = Kind(_SECONDS_FORM, "0.5 or timedelta(minutes=5)", lambda v: _within(_number(None if isinstance(v, str) else v), 0, LONGEST_S))
-SIZE = Kind("bytes, plain or in KB, MB (1000s), KiB or MiB (1024s), from 1 to 256MiB", "1MiB", _bytes, lambda v: f"{v >> 20}MiB")
+SIZE = Kind("bytes, plain or in KB, MB (1000s), KiB or MiB (1024s), from 1 to 256MiB", "1MiB", _bytes, _show_size)
 SOME_PRIORITIES = Kind(f"comma-separated priorities, each {PRIORITY.form}", "high,normal", _items(_priority))
 SOME_QUEUES = Kind("comma-separated queues, each once, with a weight from 1 to 1000 or none", "email:3,default:1", _routing_keys)
 SOME_SHARDS = Kind(f"comma-separated queues with their shards, 1 to {MOST_SHARDS}", "email:8,default:4", _shards)
 SOME_TASKS = Kind("comma-separated task names", "send_email,shop.resize", _items(check_task_name))
-URL = Kind(_URL_FORM, "redis://:password@localhost:6379/0", _url, secret=True)
+URL = Kind(_URL_FORM, "redis://:password@localhost:6379/0", _url, secret=mask_url)
 
 
 def parse_duration(value: object, what: str) -> float:

@@ -1,5 +1,6 @@
 """Settings: where they come from, what they accept, and how they refuse."""
 
+import base64
 import contextlib
 import math
 import subprocess
@@ -9,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich.pretty
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import clean_environment
 
-from bananas import config
+from bananas import Bananas, config
 from bananas.config import (
     ALIASES,
     BARE_NAMES,
     LONGEST_S,
     PRIORITIES,
+    Secret,
     Settings,
     check_namespace,
     check_queue_name,
@@ -32,6 +36,7 @@ from bananas.config import (
     settings_table,
 )
 from bananas.errors import ConfigError, InvalidName, UnknownSetting
+from bananas.values import parse_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +47,8 @@ def load(environ: dict[str, str] | None = None, /, start_dir: Path = Path("/"), 
 
 
 # --- variables ------------------------------------------------------------------------------------------------------------------------
+
+KEY, OTHER_KEY = base64.b64encode(b"k" * 32).decode(), base64.urlsafe_b64encode(b"\xff" * 32).decode().rstrip("=")
 
 ORIGINAL: dict[str, tuple[str, dict[str, Any]]] = {
     "REDIS_URL": ("redis://:pw@cache:6380/2", {"redis_url": "redis://:pw@cache:6380/2"}),
@@ -73,6 +80,11 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "BANANAS_LEASE": ("1s", {"lease": 1.0}),
     "BANANAS_MAX_PAYLOAD": ("512KB", {"max_payload_bytes": 512_000}),
     "BANANAS_MAX_PAYLOAD_BYTES": ("2MiB", {"max_payload_bytes": 2 * 2**20}),
+    "BANANAS_COMPRESSION": ("ZSTD", {"compression": "zstd"}),
+    "BANANAS_COMPRESSION_THRESHOLD": ("1KiB", {"compression_threshold": 1024}),
+    "BANANAS_ENCRYPTION_KEYS": (f"new:{KEY}, old:{OTHER_KEY}", {"encryption_keys": Secret(f"new:{KEY}, old:{OTHER_KEY}")}),
+    "BANANAS_ENCRYPTION_KEYS_FILE": ("/run/secrets/keys", {"encryption_keys_file": "/run/secrets/keys"}),
+    "BANANAS_ENCRYPT": ("no", {"encrypt": False}),
     "BANANAS_CALL_TIMEOUT": ("250ms", {"call_timeout": 0.25}),
     "BANANAS_SHUTDOWN_TIMEOUT": ("0", {"shutdown_timeout": 0.0}),
     "BANANAS_MAX_JOBS": ("1000", {"max_jobs": 1000}),
@@ -170,6 +182,11 @@ REFUSED = {
     "LOG_FORMAT": ["xml"],
     "BANANAS_LEASE": ["499ms", "3601"],
     "BANANAS_MAX_PAYLOAD": ["0", "1.5MB", "-1", "1XB", "257MiB"],
+    "BANANAS_COMPRESSION": ["gzip", "true"],
+    "BANANAS_COMPRESSION_THRESHOLD": ["0"],
+    "BANANAS_ENCRYPTION_KEYS": [KEY, "k1:", f"k 1:{KEY}", f"k1:{KEY[:-4]}", f"k1:{KEY}AAAA", ",", "k1:ä", f"k1:{KEY},k1:{OTHER_KEY}"],
+    "BANANAS_ENCRYPTION_KEYS_FILE": ["a\x00b"],
+    "BANANAS_ENCRYPT": ["always"],
     "BANANAS_CALL_TIMEOUT": ["0"],
     "BANANAS_DEAD_MAX_COUNT": ["0"],
     "BANANAS_DEAD_MAX_AGE": ["0"],
@@ -209,6 +226,60 @@ def test_no_refusal_shows_the_password(url: str) -> None:
         with pytest.raises(ConfigError) as caught:
             load(**arguments)
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [f"k1:{KEY[:-4]}", f"k1:{KEY}AAAA", f"k1:{KEY},k1:{OTHER_KEY}", f"nö:{KEY}", KEY, {"k1": KEY}, [KEY, 1], f"k1:{KEY[:-1]}!="]
+)
+def test_no_refusal_shows_a_key(value: Any) -> None:
+    for hidden in (value, Secret(value)):
+        with pytest.raises(ConfigError, match="encryption_keys") as caught:
+            load(encryption_keys=hidden)
+        assert not any(part in str(caught.value) for part in (KEY[:10], OTHER_KEY[:10]))
+
+
+@pytest.mark.parametrize("value", ["", f"k1:{KEY[:-4]}", f"k1:{KEY}AAAA", KEY])
+def test_a_refused_key_comes_with_the_command_that_makes_one(value: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(value)
+    with pytest.raises(ConfigError, match="keys") as caught:
+        Bananas("redis://h", encryption_keys_file=tmp_path / "keys")
+    command = str(caught.value).partition("Make one: ")[2]
+    made = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    assert list(parse_keys(made.stdout)) == ["k1"]
+
+
+@pytest.mark.parametrize("show", [repr, str, "{}".format, lambda settings: rich.pretty.pretty_repr(settings)])
+def test_settings_show_no_key(show: Any) -> None:
+    shown = show(load(encryption_keys=f"k1:{KEY}"))
+    assert "***" in shown
+    assert KEY[:10] not in shown
+
+
+SHOWN = """
+import io, rich.console, bananas
+output = io.StringIO()
+try:
+    bananas.Bananas()
+except bananas.ConfigError:
+    rich.console.Console(file=output, width=400).print_exception(show_locals=True)
+print(output.getvalue())
+"""
+
+
+def test_a_traceback_with_local_variables_shows_no_key() -> None:
+    environ = clean_environment(BANANAS_ENCRYPTION_KEYS=f"k1:{KEY[:-4]}")
+    run = subprocess.run([sys.executable, "-c", SHOWN], env=environ, capture_output=True, text=True, timeout=30, check=True)
+    assert "the key 'k1' has 30 bytes" in run.stdout
+    assert KEY[:10] not in run.stdout
+
+
+def test_keys_come_as_a_list_or_from_what_hides_them() -> None:
+    class SecretStr:  # as pydantic has one
+        def get_secret_value(self) -> str:
+            return f"k1:{KEY}"
+
+    assert load(encryption_keys=SecretStr()).encryption_keys == Secret(f"k1:{KEY}")
+    assert load(encryption_keys=[f"a:{KEY}", f"b:{OTHER_KEY}"]).encryption_keys == Secret(f"a:{KEY},b:{OTHER_KEY}")
 
 
 @pytest.mark.parametrize(

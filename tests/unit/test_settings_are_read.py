@@ -11,6 +11,7 @@ import pytest
 import bananas
 from bananas import Bananas, BrokerUnavailable
 from bananas.config import Settings
+from bananas.values import NO_SECRET
 from bananas.worker.loading import override
 
 PACKAGE = Path(bananas.__file__).parent
@@ -41,6 +42,11 @@ GIVEN: dict[str, dict[str, Any]] = {
     "log_format": {"log_format": "json"},
     "lease": {"lease": 7},
     "max_payload_bytes": {"max_payload_bytes": 7},
+    "compression": {"compression": "zstd"},
+    "compression_threshold": {"compression_threshold": 7},
+    "encryption_keys": {"encryption_keys": NO_SECRET},
+    "encryption_keys_file": {"encryption_keys_file": "keys.txt"},
+    "encrypt": {"encrypt": False},
     "call_timeout": {"call_timeout": 0.125},
     "shutdown_timeout": {"shutdown_timeout": 7},
     "max_jobs": {"max_jobs": 7},
@@ -100,7 +106,9 @@ def test_every_setting_has_a_value_here() -> None:
 
 
 @pytest.mark.parametrize("field", GIVEN)
-def test_a_setting_that_a_worker_is_given_wins_over_the_apps_own(field: str) -> None:
+def test_a_setting_that_a_worker_is_given_wins_over_the_apps_own(field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys.txt").write_text(NO_SECRET)
+    monkeypatch.chdir(tmp_path)
     app = Bananas("redis://here:1/0")
     before = getattr(app.settings, field)
     override(app, GIVEN[field])

@@ -80,10 +80,10 @@ class Engine:
     """
 
     def __init__(self, app: Bananas, boot: str, queues: list[Served], table: LeaseTable) -> None:
-        settings, registry = app.settings, app.registry
+        settings, registry, seals = app.settings, app.registry, app.client.seals
         self.queues, self.table = queues, table
-        tasks = {name: Runnable(task, settings, registry.hooks) for name, task in registry.tasks.items()}
-        self.runner = Runner(tasks, settings, app.producer.chain, table, self._changed)
+        tasks = {name: Runnable(task, settings, registry.hooks, seals) for name, task in registry.tasks.items()}
+        self.runner = Runner(tasks, settings, app.producer.chain, table, self._changed, seals)
         self.runner.outcomes.hooks = registry.hooks
         self.intake = Intake(
             app.client.address, boot, queues, self.runner, table, lease_ms=round(settings.lease * 1000), wanted=self._wanted(app)

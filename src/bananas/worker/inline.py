@@ -17,6 +17,7 @@ from bananas.errors import EndlessSnooze, UnknownTask
 from bananas.job import FRESH
 from bananas.keys import QueueKeys, birth_priority
 from bananas.result import GONE, Outcome
+from bananas.sealing import job_head
 from bananas.worker import table as tables
 from bananas.worker.run import Claimed, Grant, Runnable
 from bananas.worker.runner import Runner
@@ -53,7 +54,7 @@ class InlineRun:
 
     def __init__(self, app: Bananas, keys: QueueKeys, state: Any, fences: Iterator[int]) -> None:
         self._app, self._keys, self._fences, self._boot = app, keys, fences, new_boot()
-        self._runner = Runner({}, app.settings, app.producer.chain, tables.private(1), lambda: None)
+        self._runner = Runner({}, app.settings, app.producer.chain, tables.private(1), lambda: None, app.client.seals)
         self._runner.state = state
         self._served = Served(0, keys, self._boot)
         self._served.settler = self._desk = Desk(keys, self._boot)
@@ -73,7 +74,7 @@ class InlineRun:
     async def _run(self, job: NewJob) -> Outcome:
         now_ms = time.time_ns() // 1_000_000
         body = now_ms.to_bytes(8, "big") + job.body
-        self._learn(unpack_body(body).task)
+        self._learn((unpack_body(body) or job_head(body)).task)
         tries, snoozes = FRESH, 0
         while snoozes < MOST_SNOOZES:
             claimed = self._claimed(job, now_ms, body)
@@ -93,7 +94,7 @@ class InlineRun:
         tasks = self._app.registry.tasks
         if name not in tasks:
             raise UnknownTask(f"no task {name!r} is declared here, so it cannot run inline: import its module. Tasks: {', '.join(tasks)}")
-        runnable = self._runner.tasks[name] = Runnable(tasks[name], self._app.settings, self._app.registry.hooks)
+        runnable = self._runner.tasks[name] = Runnable(tasks[name], self._app.settings, self._app.registry.hooks, self._app.client.seals)
         runnable.isolated = False
 
     def _claimed(self, job: NewJob, now_ms: int, body: bytes) -> Claimed:

@@ -11,6 +11,7 @@ import msgspec
 from bananas.app import Bananas
 from bananas.config import Settings, load_settings
 from bananas.errors import ConfigError
+from bananas.seals import Seals
 
 
 def load_app(target: str, modules: Sequence[str] = ()) -> Bananas:
@@ -42,6 +43,7 @@ def load_app(target: str, modules: Sequence[str] = ()) -> Bananas:
 def override(app: Bananas, given: Mapping[str, Any]) -> None:
     """Let settings from the command line win over the app's own. Raises ConfigError."""
     app.settings = overridden(app.settings, given)
+    app.client.seals = Seals(app.settings)
     app.client.limit(app.settings.redis_pool_size, app.settings.call_timeout)
     app.producer.use(app.settings, app.client)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 from msgspec import Raw
 
-from bananas import codec
+from bananas import codec, sealing
 from bananas.broker import Burial, Comeback, Ending, KeptResult
 from bananas.codec import pack, pack_result, pack_tries
 from bananas.config import Settings
@@ -27,6 +27,7 @@ from bananas.errors import (
 from bananas.job import ErrorRecord, FinalState, History, Result, Tries
 from bananas.middleware import Hooks
 from bananas.retry import Decision, Retry, decide
+from bananas.seals import UNSEALED, Choice, Seals
 from bananas.worker.isolated import Answer
 from bananas.worker.run import Claimed, Run, Runnable, job_of
 from bananas.worker.settler import burial, comeback, ending, handback, success
@@ -47,8 +48,8 @@ class Outcomes:
         state: what the app's lifespan yielded, for the same.
     """
 
-    def __init__(self, settings: Settings, worker: str, changed: Callable[[], None]) -> None:
-        self._settings, self.worker, self._changed = settings, worker, changed
+    def __init__(self, settings: Settings, worker: str, changed: Callable[[], None], seals: Seals = UNSEALED) -> None:
+        self._settings, self.worker, self._changed, self._seals = settings, worker, changed, seals
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.hooks = Hooks()
@@ -101,7 +102,7 @@ class Outcomes:
         if packed is not None:
             attempts, worker = claimed.tries.attempts + 1, self.worker
             kept = Result("success", Raw(packed), attempts=attempts, worker=worker, **self._times(run))
-            result = KeptResult(self._ttl(claimed, run.runnable, "success"), pack_result(kept))
+            result = KeptResult(self._ttl(claimed, run.runnable, "success"), self._packed(claimed, run.runnable, kept))
         claimed.served.settler.add(success(Ending(claimed.member, result), claimed.slot, accepted))
 
     def _times(self, run: Run) -> dict[str, Any]:
@@ -130,7 +131,8 @@ class Outcomes:
         attempt = tries.attempts + 1
         record = record or codec.error_record(error, now_ms, attempt, self.worker)
         crashes = 0 if run.alone else tries.crashes
-        failed = Tries(attempt, crashes, 0 if run.alone else tries.alone, tries.since_ms, tries.history.with_error(record))
+        history = tries.history.with_error(self._stored(claimed, run.runnable, record))
+        failed = Tries(attempt, crashes, 0 if run.alone else tries.alone, tries.since_ms, history)
         if decision.kind == "retry":
             delay_s = decision.delay_ms / 1000
             log.warning("attempt failed, will retry", job=job.id, task=run.runnable.name, attempt=attempt, error=record.type, delay=delay_s)
@@ -149,24 +151,27 @@ class Outcomes:
             worker=self.worker,
             **self._times(run),
         )
-        self._bury(claimed, run.runnable, failed, result, accepted)
+        self._bury(claimed, run.runnable, failed, self._packed(claimed, run.runnable, result), accepted)
 
     def _bury(
-        self, claimed: Claimed, runnable: Runnable | None, tries: Tries, result: Result, accepted: Callable[[], None] | None = None
+        self, claimed: Claimed, runnable: Runnable | None, tries: Tries, packed: bytes, accepted: Callable[[], None] | None = None
     ) -> None:
         ttl_ms = self._ttl(claimed, runnable, "failure")
-        kept = KeptResult(ttl_ms, pack_result(result)) if ttl_ms else None
+        kept = KeptResult(ttl_ms, packed) if ttl_ms else None
         claimed.served.settler.add(burial(Burial(claimed.member, pack_tries(tries), kept), claimed.slot, accepted))
 
     def end(self, claimed: Claimed, runnable: Runnable | None, result: Result, run: Run | None = None) -> None:
         """The job ends for good without a value."""
         ttl_ms = self._ttl(claimed, runnable, "failure")
-        if run is not None:
+        if run is None:
+            packed = pack_result(result)
+        else:
             times = self._times(run)
             result = Result(
                 result.state, error_message=result.error_message, attempts=claimed.tries.attempts + 1, worker=self.worker, **times
             )
-        kept = KeptResult(ttl_ms, pack_result(result)) if ttl_ms else None
+            packed = self._packed(claimed, runnable, result)
+        kept = KeptResult(ttl_ms, packed) if ttl_ms else None
         claimed.served.settler.add(ending(Ending(claimed.member, kept), claimed.slot))
 
     def _ttl(self, claimed: Claimed, runnable: Runnable | None, which: Literal["success", "failure"]) -> int:
@@ -177,6 +182,26 @@ class Outcomes:
         if runnable is None:
             return round(self._settings.result_ttl_failure * 1000) if self._settings.result_backend_enabled else 0
         return runnable.ttl_success_ms if which == "success" else runnable.ttl_failure_ms
+
+    # --- what a run came to is sealed as its job is, and as its task says; why there was none is for everybody ---
+
+    def _choice(self, claimed: Claimed, runnable: Runnable | None) -> Choice | None:
+        choice = None if runnable is None else runnable.sealed
+        if self._seals.keyed and (choice is None or not choice.encrypt) and sealing.is_encrypted(claimed.body):
+            return Choice(choice is not None and choice.compress, encrypt=True)
+        return choice
+
+    def _packed(self, claimed: Claimed, runnable: Runnable | None, result: Result) -> bytes:
+        choice = self._choice(claimed, runnable)
+        if choice is None:
+            return pack_result(result)
+        return sealing.pack_result(result, self._seals, choice, (claimed.served.keys, claimed.job_id))
+
+    def _stored(self, claimed: Claimed, runnable: Runnable, record: ErrorRecord) -> ErrorRecord:
+        choice = self._choice(claimed, runnable)
+        if choice is None or not choice.encrypt:
+            return record
+        return sealing.hide_error(record, self._seals, (claimed.served.keys, claimed.job_id))
 
     # --- settled without a run ---
 
@@ -193,22 +218,33 @@ class Outcomes:
         result = Result("dead", error_type=kind, error_message=why, attempts=tries.attempts, finished_ms=now_ms, worker=self.worker)
         after = Tries(tries.attempts, tries.crashes, tries.alone, tries.since_ms, tries.history.with_error(record))
         hooks = self.hooks if runnable is None else runnable.hooks
-        self._bury(claimed, runnable, after, result, self._hook_call(hooks.on_dead, job, DEATHS[kind](why)))
+        self._bury(claimed, runnable, after, pack_result(result), self._hook_call(hooks.on_dead, job, DEATHS[kind](why)))
         self._changed()
 
-    def unknown(self, claimed: Claimed) -> None:
-        """Hand a job back for workers that know its task: 1 to 30 s, and dead when none did for `unknown_task_ttl`."""
+    def unknown(self, claimed: Claimed, unopened: str = "") -> None:
+        """Hand a job back for workers that know its task, or can open it: 1 to 30 s, and dead when none did for `unknown_task_ttl`.
+
+        Args:
+            unopened: what this worker lacks to open it; "": it does not know the task.
+        """
         envelope, history = claimed.envelope, claimed.tries.history
         assert envelope is not None
         since_ms = history.unknown_since_ms or claimed.grant.now_ms
         if claimed.grant.now_ms - since_ms > self._settings.unknown_task_ttl * 1000:
-            why = f"no worker knew the task {envelope.task!r} for {self._settings.unknown_task_ttl:g} s: deploy one, then replay it"
-            self.bury_unrun(claimed, "UnknownTask", why)
+            ttl = f"for {self._settings.unknown_task_ttl:g} s"
+            if unopened:
+                self.bury_unrun(claimed, "Undecodable", f"no worker could open the job {ttl}: {unopened}. Deploy one, then replay it")
+            else:
+                self.bury_unrun(claimed, "UnknownTask", f"no worker knew the task {envelope.task!r} {ttl}: deploy one, then replay it")
             return
         tries, count = claimed.tries, history.unknown_count + 1
         after = Tries(tries.attempts, tries.crashes, tries.alone, tries.since_ms, History(history.errors, since_ms, count))
         delay_ms = min(30_000, 1_000 << min(count - 1, 5))
-        log.warning("unknown task, handed back", task=envelope.task, job=claimed.public, delay=delay_ms / 1000)
+        what = {"task": envelope.task, "job": claimed.public, "delay": delay_ms / 1000}
+        if unopened:
+            log.warning("a job that cannot be opened here, handed back", **what, reason=unopened)
+        else:
+            log.warning("unknown task, handed back", **what)
         claimed.served.settler.add(comeback(Comeback(claimed.member, delay_ms, pack_tries(after)), claimed.slot))
         self._changed()
 

@@ -12,6 +12,7 @@ from bananas.job import FRESH, Envelope, Tries
 from bananas.keys import ID_LENGTH
 from bananas.middleware import Hooks
 from bananas.retry import Retry
+from bananas.seals import UNSEALED, Seals
 from bananas.task import Task
 from bananas.worker.served import Served
 
@@ -31,14 +32,16 @@ class Runnable:
         "name",
         "plain",
         "retry",
+        "sealed",
         "signature",
         "timeout_s",
         "ttl_failure_ms",
         "ttl_success_ms",
     )
 
-    def __init__(self, task: Task[Any, Any], settings: Settings, hooks: Hooks) -> None:
+    def __init__(self, task: Task[Any, Any], settings: Settings, hooks: Hooks, seals: Seals = UNSEALED) -> None:
         given = task.defaults
+        self.sealed = seals.choice(*task.sealed, f"task {task.name!r}")
         self.name, self.handler, self.signature = task.name, task.handler, task.signature
         self.is_async, self.isolated = task.is_async, task.isolation == "process"
         self.hooks = hooks + task.hooks

@@ -28,6 +28,8 @@ from bananas.config import Settings
 from bananas.context import running
 from bananas.job import FRESH, Envelope, Result
 from bananas.middleware import Chain
+from bananas.sealing import job_head, open_job
+from bananas.seals import UNSEALED, Seals, Unopened
 from bananas.worker.isolated import Answer, IsolatedPool
 from bananas.worker.outcomes import Outcomes
 from bananas.worker.run import Claimed, Run, Runnable, Stop
@@ -46,10 +48,17 @@ class Runner:
     """
 
     def __init__(
-        self, tasks: dict[str, Runnable], settings: Settings, chain: Chain, table: LeaseTable, changed: Callable[[], None]
+        self,
+        tasks: dict[str, Runnable],
+        settings: Settings,
+        chain: Chain,
+        table: LeaseTable,
+        changed: Callable[[], None],
+        seals: Seals = UNSEALED,
     ) -> None:
         self.tasks, self._settings, self._chain, self._table, self._changed = tasks, settings, chain, table, changed
-        self.outcomes = Outcomes(settings, f"{socket.gethostname()}:{os.getpid()}", changed)
+        self.outcomes = Outcomes(settings, f"{socket.gethostname()}:{os.getpid()}", changed, seals)
+        self._seals = seals
         self.state: Any = None
         self.only: frozenset[str] | None = None
         self.slots = settings.slots
@@ -92,7 +101,10 @@ class Runner:
     def _resolve(self, claimed: Claimed) -> Runnable | None:
         """The task that runs this job now, or None where it does not run now: then it is held or settled."""
         try:
-            envelope = claimed.envelope = unpack_body(claimed.body)
+            envelope = claimed.envelope = unpack_body(claimed.body) or self._opened(claimed)
+        except Unopened as error:
+            self._unopened(claimed, str(error))
+            return None
         except Undecodable as error:
             self.outcomes.bury_unrun(claimed, "Undecodable", str(error))
             return None
@@ -101,7 +113,15 @@ class Runner:
             return runnable
         return self._resolve_unusual(claimed, envelope, runnable)
 
-    def _resolve_unusual(self, claimed: Claimed, envelope: Envelope[Raw], runnable: Runnable | None) -> Runnable | None:
+    def _opened(self, claimed: Claimed) -> Envelope[Raw]:
+        return open_job(claimed.body, self._seals, (claimed.served.keys, claimed.job_id))
+
+    def _unopened(self, claimed: Claimed, why: str) -> None:
+        """A job whose key or library is not here: it ends if it was to, else it is handed back for others."""
+        envelope = claimed.envelope = job_head(claimed.body)
+        self._resolve_unusual(claimed, envelope, self.tasks.get(envelope.task), why)
+
+    def _resolve_unusual(self, claimed: Claimed, envelope: Envelope[Raw], runnable: Runnable | None, unopened: str = "") -> Runnable | None:
         since_ms, tries = claimed.tries.since_ms or birth_ms(claimed.body), claimed.tries
         if claimed.cancelled:
             self.outcomes.end_unrun(claimed, runnable, "cancelled", "it was cancelled")
@@ -112,8 +132,8 @@ class Runner:
             self.outcomes.bury_unrun(claimed, "Poison", why, runnable)
         elif self.only is not None and envelope.task not in self.only:
             self.outcomes.release(claimed)
-        elif runnable is None:
-            self.outcomes.unknown(claimed)
+        elif unopened or runnable is None:
+            self.outcomes.unknown(claimed, unopened)
         elif tries.crashes:
             self.suspects.append(claimed)
         else:
