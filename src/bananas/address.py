@@ -105,7 +105,10 @@ def parse_url(url: str) -> Address:
     """
     from urllib.parse import parse_qsl, unquote, urlsplit
 
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigError(f"the Redis URL has brackets that do not match, or hold no address; accepted: {ACCEPTED}") from None
     query = dict(parse_qsl(parts.query))
     scheme, _, kind = parts.scheme.partition("+")
     if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster") or (scheme == "unix" and kind):

@@ -38,6 +38,13 @@ class Request(Generic[T]):
             return tuple(self.args)
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, "", *self.args)
 
+    def read(self, reply: Any) -> T:
+        """What the reply says. Raises ScriptFailed where it is none that this request can have."""
+        try:
+            return self.parse(reply)
+        except Exception as error:
+            raise failure(self, error) from error
+
     def at(self, now_ms: int) -> "Request[T]":
         """The same request under a clock of the caller's (tests only)."""
         return _At(self, now_ms)

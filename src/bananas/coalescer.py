@@ -17,7 +17,7 @@ from bananas import broker
 from bananas.broker import NewJob, Request
 from bananas.connection import ConnectionLost, Reply, ReplyError
 from bananas.durability import Level
-from bananas.errors import Unconfirmed
+from bananas.errors import ScriptFailed, Unconfirmed
 from bananas.keys import QueueKeys
 from bananas.lane import Delivery, Lane, Patience, confirmed, refused
 from bananas.session import answer
@@ -144,7 +144,12 @@ class Coalescer:
                 batch.patience.sent = not refused(request, outcome[0])
                 self._insist(batch)
             else:
-                self._finish(batch, Delivery(request.parse(outcome[0])))
+                try:
+                    ids = request.read(outcome[0])
+                except ScriptFailed:  # asked once more, it fails the batch
+                    self._insist(batch)
+                else:
+                    self._finish(batch, Delivery(ids))
 
         batch.patience.sent = True
         connection.send([request.command()], batch.patience.left, done)

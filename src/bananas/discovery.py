@@ -13,7 +13,7 @@ from typing import Any
 
 from bananas.address import Address, Command
 from bananas.connection import Connection, ConnectionLost, Reply, ReplyError, SyncConnection
-from bananas.errors import AuthenticationFailed, BananasError, BrokerUnavailable, ServerUnsuitable
+from bananas.errors import AuthenticationFailed, BananasError, BrokerUnavailable, ServerUnsuitable, describe
 
 Node = tuple[str, int]
 LEAST_TRY_S = 0.2
@@ -51,21 +51,34 @@ def search(address: Address, slot: int) -> Generator[tuple[Address, Command], Re
             continue
         if isinstance(reply, ReplyError):
             heard.append(f"{asked} says {reply}")
-        elif address.kind == "cluster":
-            if (found := _of_slot(reply, slot, node)) is not None:
-                _remember(address, node, _primaries(reply, node))
-                return address.server(*found)
+            continue
+        try:
+            found = _named(address, reply, slot, node)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            heard.append(f"{asked} answers {describe(reply)}")
+            continue
+        if found is not None:
+            return address.server(*found)
+        if address.kind == "cluster":
             heard.append(f"{asked} says that nobody serves slot {slot}")
-        elif reply is None:
-            unknown += 1
         else:
-            _remember(address, node, [])
-            return address.server(reply[0].decode(), int(reply[1]))
+            unknown += 1
     if unknown and not heard:
         raise ServerUnsuitable(
             f"no sentinel knows a primary called {address.primary!r}. Nothing was sent. SENTINEL MASTERS lists their names."
         )
     raise BrokerUnavailable(f"{address} cannot be found: {'; '.join(heard) or 'no node is known'}. Nothing was sent.")
+
+
+def _named(address: Address, reply: Any, slot: int, asked: Node) -> Node | None:
+    """The server that an answer names, which is remembered; None where it says that there is none."""
+    if address.kind == "cluster":
+        found, others = _of_slot(reply, slot, asked), _primaries(reply, asked)
+    else:
+        found, others = None if reply is None else (reply[0].decode(), int(reply[1])), []
+    if found is not None:
+        _remember(address, asked, others)
+    return found
 
 
 def _of_slot(ranges: list[Any], slot: int, asked: Node) -> Node | None:

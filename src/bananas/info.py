@@ -10,6 +10,15 @@ from bananas.keys import QueueKeys
 from bananas.sealing import Place
 from bananas.seals import Seals
 
+
+class _Worker(msgspec.Struct):
+    """What is read of a worker's record in the registry."""
+
+    host: str
+    pid: int
+    overdue: list[str]
+
+
 _STATES: dict[str, State] = {"ready": "ready", "scheduled": "scheduled", "leased": "running", "dead": "dead", "none": "unknown"}
 
 
@@ -88,5 +97,8 @@ def with_worker(info: JobInfo, record: bytes | None) -> JobInfo:
     """A running job's info with what the registry says of its worker: host:pid instead of the boot id, and whether the run is overdue."""
     if record is None:
         return info
-    worker = codec.unpack(record[8:])
-    return msgspec.structs.replace(info, worker=f"{worker['host']}:{worker['pid']}", overdue=info.id in worker["overdue"])
+    try:
+        worker = codec.unpack(record[8:], _Worker)
+    except codec.Undecodable:  # of another version, or damaged
+        return info
+    return msgspec.structs.replace(info, worker=f"{worker.host}:{worker.pid}", overdue=info.id in worker.overdue)

@@ -1,12 +1,14 @@
 """Looking at a whole namespace from outside: who works, whether the queues are in order (`audit`), and mending them (`repair`)."""
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
 from bananas import broker
 from bananas.app import Bananas
 from bananas.audit import Audit, Reader, audit
-from bananas.codec import unpack
+from bananas.codec import Undecodable, unpack
 from bananas.findings import Finding
 from bananas.keys import workers_key
 from bananas.repair import Remedy, Repairs, repair
@@ -41,5 +43,13 @@ async def alive(reader: Reader, namespace: str) -> list[WorkerInfo]:
     records: dict[bytes, bytes] = {}
     async for flat in reader.scan("HSCAN", workers_key(namespace), count=50):
         records |= zip(flat[::2], flat[1::2], strict=True)
-    living = ((boot, unpack(record[8:])) for boot, record in records.items() if int.from_bytes(record[:8], "big") > now_ms)
-    return [msgspec.convert(record | {"boot": boot.decode()}, WorkerInfo) for boot, record in living]
+    living = (worker_info(boot, record) for boot, record in records.items() if int.from_bytes(record[:8], "big") > now_ms)
+    return [worker for worker in living if worker is not None]
+
+
+def worker_info(boot: bytes, record: bytes) -> WorkerInfo | None:
+    """What a record of the registry says; None where it cannot be read: of another version, or damaged."""
+    try:
+        return msgspec.convert(unpack(record[8:], dict[str, Any]) | {"boot": boot.decode()}, WorkerInfo)
+    except (Undecodable, UnicodeDecodeError, msgspec.ValidationError):
+        return None

@@ -28,6 +28,7 @@ from bananas.codec import Undecodable, pack_tries, unpack_body
 from bananas.findings import STEP, Finding, Wrong, is_id
 from bananas.job import ErrorRecord, History, Tries
 from bananas.keys import id_suffix, new_id
+from bananas.sealing import job_head
 
 PASSES = 3
 TURNS = 5  # so often a job that moves on meanwhile is looked at again
@@ -246,7 +247,7 @@ class _Mending:
         """A name that is no id. Its body keeps the task's tag, so that workers of that task alone find it after a replay."""
         body: bytes | None = await self._reader.ask(broker.plain(_bytes_or_none, "HGET", self._keys.jobs, name))
         try:
-            task = unpack_body(body or b"").task
+            task = (unpack_body(body or b"") or job_head(body or b"")).task
         except Undecodable:
             task = ""
         now_s, _ = await self._reader.ask(broker.plain(tuple, "TIME"))

@@ -242,7 +242,10 @@ def value_of(outcome: Outcome, place: Place, seals: Seals, kind: Any, kept: bool
         raise TaskError(public_id, result.state, result.error_type, result.error_message, result.traceback, result.attempts)
     if result.dropped:
         raise ResultsDisabled(f"job {public_id} succeeded, but the server was full and its result was dropped: only the outcome is known")
-    return codec.unpack(result.value, kind)
+    try:
+        return codec.unpack(result.value, kind)
+    except codec.Undecodable as error:
+        raise JobUndecodable(f"job {public_id} succeeded, but its value is not what the task's annotation says: {error}") from error
 
 
 def refuse_on_loop(call: str, instead: str) -> None:

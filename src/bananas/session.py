@@ -13,7 +13,7 @@ from bananas.address import Address, Command
 from bananas.broker import Request
 from bananas.connection import Connection, ConnectionLost, Reply, ReplyError, SyncConnection
 from bananas.discovery import find, find_sync
-from bananas.errors import AuthenticationFailed, BrokerError, BrokerUnavailable, QueueFull, ServerUnsuitable
+from bananas.errors import AuthenticationFailed, BrokerError, BrokerUnavailable, QueueFull, ScriptFailed, ServerUnsuitable
 from bananas.keys import LAYOUT, QueueKeys, queues_key
 from bananas.scripts import Script
 
@@ -68,9 +68,16 @@ def exchange(requests: Sequence[Request[Any]]) -> Generator[list[Command], list[
         for i, reply in zip(missing, again[len(loads) :], strict=True):
             replies[i] = refused if refused is not None and _is_unknown(reply) else reply
     return [
-        named(request, reply) if isinstance(reply, ReplyError) else request.parse(reply)
+        named(request, reply) if isinstance(reply, ReplyError) else _read(request, reply)
         for request, reply in zip(requests, replies, strict=True)
     ]
+
+
+def _read(request: Request[Any], reply: Reply) -> Any:
+    try:
+        return request.read(reply)
+    except ScriptFailed as error:
+        return error
 
 
 def _is_unknown(reply: Reply) -> bool:

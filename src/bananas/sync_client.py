@@ -81,7 +81,7 @@ class SyncLane:
             try:
                 (reply,) = connection.execute((request.command(),), patience.left)
                 if not isinstance(reply, ReplyError):
-                    return Delivery(request.parse(reply))
+                    return Delivery(request.read(reply))
                 patience.sent = not refused(request, reply)
             except ConnectionLost as error:
                 patience.reason = error

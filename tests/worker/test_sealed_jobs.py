@@ -268,3 +268,18 @@ async def test_inline_jobs_pass_through_the_seals_too() -> None:
 
     with inline(app):
         assert await (await flaky.submit(LONG)).result() == LONG
+
+
+async def test_sealed_jobs_of_a_queue_in_shards_open_in_each_of_them(make: Make, server: PrivateServer) -> None:
+    app = make(encryption_keys=K1, compression="zstd", queue_shards="default:4")
+
+    @app.task
+    async def echo(text: str) -> str:
+        return text
+
+    async with worker_for(app) as worker:
+        jobs = await app.submit_many([echo.bind(f"{LONG}{number}") for number in range(20)])
+        assert await worker.run_until_idle() == 20
+        assert [await app.job(job.id).result(timeout=2) for job in jobs] == [f"{LONG}{number}" for number in range(20)]
+    assert len({job.place[0].name for job in jobs}) > 1
+    assert NEEDLE.encode() not in stored(server)

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from bananas.address import Address
 from bananas.config import Settings
+from bananas.errors import describe
 
 RECYCLED = "recycled"  # how a child's farewell begins when another is to take its place
 
@@ -95,6 +96,10 @@ def line(message: Message) -> bytes:
     return msgspec.json.encode(message) + b"\n"
 
 
+class Garbled(Exception):
+    """A line that is no message."""
+
+
 class Lines:
     """Bytes to messages."""
 
@@ -102,9 +107,12 @@ class Lines:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that are complete now."""
+        """The messages that are complete now. Raises Garbled."""
         *complete, self._rest = (self._rest + data).split(b"\n")
-        return [_decoder.decode(text) for text in complete if text]
+        try:
+            return [_decoder.decode(text) for text in complete if text]
+        except Exception as error:  # msgspec has more than its own: UnicodeDecodeError, RecursionError
+            raise Garbled(f"{describe(complete)} is no message of a worker: {error}") from error
 
 
 def send_hello(channel: socket.socket, hello: Hello, *fds: int) -> None:
