@@ -56,6 +56,11 @@ def _zstd() -> Any:
     return None
 
 
+def compresses() -> bool:
+    """Whether zstd is here."""
+    return _zstd() is not None
+
+
 def _ciphers(keys: dict[str, bytes]) -> dict[str, Any]:
     """One AESGCM per key, which may be used from any thread. Raises ConfigError where the library is missing."""
     if not keys:

@@ -10,10 +10,11 @@ import time
 from msgspec import Struct
 
 from bananas.app import Bananas
-from bananas.bench.load import Load, Loaded
+from bananas.bench.load import Content, Load, Loaded
 from bananas.bench.serving import Serving, Usage
 from bananas.bench.session import Bench, Workers, queue_is_quiet
 from bananas.bench.tasks import NAMESPACE
+from bananas.keys import QueueKeys
 
 SETTLE_TIMEOUT_S = 30.0
 
@@ -27,10 +28,12 @@ class Drain(Struct, frozen=True):
     processes: int = 1
     task: str = "noop"
     arguments: tuple[int | float, ...] = ()
+    content: Content = "text"
 
     def load(self) -> Load:
         """What fills the queue."""
-        return Load(kind="bulk", count=self.jobs, size_bytes=self.size_bytes, task=self.task, arguments=self.arguments)
+        size_bytes, content = self.size_bytes, self.content
+        return Load(kind="bulk", count=self.jobs, size_bytes=size_bytes, content=content, task=self.task, arguments=self.arguments)
 
 
 class Drained(Struct, frozen=True):
@@ -40,6 +43,7 @@ class Drained(Struct, frozen=True):
         handlers_s: from the first start of a handler to the last end of one.
         settled_s: from there until the server had accepted every outcome.
         used: what the server did from `resume` on.
+        body_bytes: what is stored of one job.
     """
 
     jobs: int
@@ -48,6 +52,7 @@ class Drained(Struct, frozen=True):
     worker_cpu_s: float
     used: Usage
     filled: Loaded
+    body_bytes: int
 
     @property
     def rate(self) -> float:
@@ -71,6 +76,7 @@ def drain(bench: Bench, serving: Serving, what: Drain) -> Drained:
 def drain_with(bench: Bench, serving: Serving, workers: Workers, what: Drain) -> Drained:
     """The same with workers that run already, whose queue is paused and empty."""
     filled = bench.load(serving.url, what.load())
+    body_bytes = _body_bytes(serving)
     workers.reader.reset()
     before, cpu_s = serving.usage(), workers.cpu_s()
     pause(serving.url, False)
@@ -86,7 +92,13 @@ def drain_with(bench: Bench, serving: Serving, workers: Workers, what: Drain) ->
         workers.cpu_s() - cpu_s,
         used,
         filled,
+        body_bytes,
     )
+
+
+def _body_bytes(serving: Serving) -> int:
+    jobs = QueueKeys(NAMESPACE, "default").jobs
+    return int(serving.ask("HSTRLEN", jobs, serving.ask("HRANDFIELD", jobs)))
 
 
 def wait_until_quiet(serving: Serving) -> int:

@@ -1,23 +1,27 @@
 """What a client process of the benchmark is to do (`Load`), what it did (`Loaded`), and what all loads share."""
 
 import itertools
+import random
 import time
 from array import array
 from collections.abc import Callable, Iterable
 from time import monotonic_ns
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from bananas.bench import tasks
 from bananas.task import Submission, Task
 
 Kind = Literal["one_by_one", "memory", "bulk", "concurrent", "live", "open_loop", "pick_up", "round_trip", "compute"]
+Content = Literal["text", "json", "random"]
 Callee = Task[Any, Any] | Submission[Any, Any]
 WARM_UP = 20
 BULK = 10_000  # calls per submit_many
 WATCH_EVERY = 10  # of timed jobs, every so many are watched until the server had accepted their outcome
 RESULT_TIMEOUT_S = 30.0
+_NAMES = ("Ada Lovelace", "Alan Turing", "Barbara Liskov", "Edsger Dijkstra", "Grace Hopper", "Leslie Lamport")
 PICK_UP_GAP_S = (0.004, 0.02)
 
 
@@ -27,6 +31,7 @@ class Load(Struct, frozen=True, kw_only=True):
     Attributes:
         task: of tasks.py; "timed" and "timed_kept" also say when a job was sent.
         arguments: of the task, where it takes another than a payload of `size_bytes`.
+        content: of the payload: text, or bytes of JSON or of noise for the tasks that take bytes.
         queue: another than the task's.
         cap_s: it ends after so long with what was done.
         clients: concurrent callers: coroutines, or threads where `sync`.
@@ -40,6 +45,7 @@ class Load(Struct, frozen=True, kw_only=True):
     task: str = "noop"
     size_bytes: int = 100
     arguments: tuple[int | float, ...] = ()
+    content: Content = "text"
     queue: str = ""
     cap_s: float = 600.0
     clients: int = 1
@@ -87,6 +93,30 @@ def payload(size_bytes: int) -> str:
     return ("0123456789abcdef" * (size_bytes // 16 + 1))[:size_bytes]
 
 
+def content_of(content: Content, size_bytes: int) -> str | bytes:
+    """A payload of so many bytes: `text`, or bytes of records as an API sends them (`json`), or of noise (`random`); the same each time."""
+    chance = random.Random(size_bytes)
+    if content == "text":
+        return payload(size_bytes)
+    return chance.randbytes(size_bytes) if content == "random" else _records(chance, size_bytes)
+
+
+def _records(chance: random.Random, size_bytes: int) -> bytes:
+    made, count = [], 0
+    while count <= size_bytes:
+        number, items = chance.randrange(10**9), range(chance.randrange(1, 5))
+        record = {
+            "order_id": number,
+            "created_at": f"2026-{chance.randrange(1, 13):02}-{chance.randrange(1, 29):02}T12:{chance.randrange(60):02}:00Z",
+            "customer": {"name": chance.choice(_NAMES), "email": f"user{number % 99_991}@example.org"},
+            "items": [{"sku": f"SKU-{chance.randrange(10**6):06}", "price": round(chance.random() * 100, 2)} for _ in items],
+            "paid": chance.random() > 0.1,
+        }
+        made.append(msgspec.json.encode(record))
+        count += len(made[-1]) + 1
+    return b",".join(made)[:size_bytes]
+
+
 class Window:
     """Times a window, and says when it is over."""
 
@@ -113,7 +143,7 @@ class Window:
 
 def calls(load: Load) -> Callable[[], tuple[Callee, tuple[Any, ...]]]:
     """Makes the next call of a load: its task and arguments."""
-    text, task = payload(load.size_bytes), tasks.app.registry.tasks[load.task]
+    text, task = content_of(load.content, load.size_bytes), tasks.app.registry.tasks[load.task]
     if not load.task.startswith("timed"):
         callee = task.options(queue=load.queue) if load.queue else task
         arguments = load.arguments or (text,)

@@ -15,6 +15,7 @@ from typing import Any
 from bananas.app import Bananas
 from bananas.bench import counter
 from bananas.context import CurrentJob
+from bananas.seals import compresses
 
 LIFELINE = "BENCH_LIFELINE"  # set: stdin is a pipe that ends with the benchmark, and a line on stdout says that the process is ready
 READY = "bench: ready"
@@ -67,6 +68,22 @@ async def watched_kept(sent_ns: int, payload: str) -> int:
     counter.started(sent_ns)
     counter.done()
     return sent_ns
+
+
+@app.task(result_ttl=0)
+async def take(payload: bytes) -> None:
+    """A job with a large payload, stored as it is."""
+    counter.start()
+    counter.done()
+
+
+if compresses():
+
+    @app.task(result_ttl=0, compression="zstd")
+    async def take_zstd(payload: bytes) -> None:
+        """The same, compressed."""
+        counter.start()
+        counter.done()
 
 
 @app.task
