@@ -80,11 +80,11 @@ async def test_a_job_packed_by_a_later_version_is_dead_with_the_reason_and_the_w
     job = await site.app.submit("double", 3)
     keys, job_id = job.place
     body = await site.app.client.ask(keys, broker.plain(lambda reply: reply, "HGET", keys.jobs, job_id), "reading")
-    later = body[:8] + b"\x02" + body[9:]
+    later = body[:8] + b"\x03" + body[9:]
     await site.app.client.ask(keys, broker.plain(int, "HSET", keys.jobs, job_id, later), "changing")
     await site.app.queue("default").resume()
     site.worker()
-    with pytest.raises(TaskError, match="packed as version 2, this worker reads version 1"):
+    with pytest.raises(TaskError, match="packed as version 3, this worker reads versions 1 and 2"):
         await job.result(timeout=10)
     assert await (await site.app.submit("double", 4)).result(timeout=10) == 8
     await site.app.client.ask(keys, broker.plain(int, "HSET", keys.jobs, job_id, body), "as a worker of that version reads it")
