@@ -9,7 +9,7 @@ import contextlib
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -19,6 +19,7 @@ from bananas.scripts import Script
 
 _CHUNK = 1 << 18
 _NAP_S = 0.005
+REPLICA = "replica"  # the name of a server that follows through the proxy
 
 
 def frame_end(data: bytes | bytearray, at: int = 0) -> int:
@@ -67,6 +68,7 @@ class _Link:
         self._up_writer: asyncio.StreamWriter | None = None
         self._waiting: deque[Drop | bytes | None] = deque()  # per command: a reply to lose, one of ours, or None: the server's
         self.name = ""
+        self._raw = False
 
     async def run(self) -> None:
         """Until one of the two closes."""
@@ -88,6 +90,8 @@ class _Link:
     def _pass_on(self, command: list[bytes]) -> None:
         if command[0].upper() == b"CLIENT" and len(command) > 2:
             self.name = command[2].decode()
+        elif command[0].upper() in (b"PSYNC", b"SYNC"):
+            self._raw, self.name = True, REPLICA
         error = self._proxy.answer(command, self.name)
         if error is None:
             drop = self._proxy.drop_for(command, self.name)
@@ -105,6 +109,9 @@ class _Link:
             while data := await reader.read(_CHUNK):
                 buffer += data
                 await self._proxy.hold(self.name)
+                if self._raw:  # no replies from here on, but the data
+                    self._writer.write(bytes(buffer))
+                    buffer.clear()
                 while buffer and (end := frame_end(buffer)) > 0:
                     frame = bytes(buffer[:end])
                     del buffer[:end]
@@ -149,7 +156,7 @@ class Proxy:
         self._address = parse_url(server_url)
         self._dice = random.Random(seed)
         self.delay_s = (0.0, 0.0)
-        self._silent: str | None = None
+        self._silent: Sequence[str] = ()
         self._error: tuple[bytes, str, Callable[[], bool]] | None = None
         self._drops: list[Drop] = []
         self._links: set[_Link] = set()
@@ -169,13 +176,13 @@ class Proxy:
         """Close the connections of clients whose name has this in it."""
         self._loop.call_soon_threadsafe(self._cut, name)
 
-    def silence(self, name: str = "") -> None:
-        """From now on clients whose name has this in it hear nothing, and are heard by nobody; nothing is closed."""
-        self._silent = name
+    def silence(self, *names: str) -> None:
+        """From now on clients whose name has one of these in it hear nothing, and are heard by nobody; nothing is closed."""
+        self._silent = names
 
     def speak(self) -> None:
         """End of the silence: what was held up is delivered."""
-        self._silent = None
+        self._silent = ()
 
     def refuse(self, error: str, name: str = "", share: float = 1.0) -> None:
         """Answer this share of all commands with an error in the server's place, which hears nothing of them; "" ends it."""
@@ -199,7 +206,7 @@ class Proxy:
         """Wait as long as this client's bytes are held up."""
         if self.delay_s[1]:
             await asyncio.sleep(self._dice.uniform(*self.delay_s))
-        while self._silent is not None and self._silent in name:
+        while any(silent in name for silent in self._silent):
             await asyncio.sleep(_NAP_S)
 
     def answer(self, command: list[bytes], name: str) -> bytes | None:
@@ -228,7 +235,7 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         for drop in self._drops:
             drop.let_go.set()
-        self._silent = None
+        self._silent = ()
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
@@ -244,7 +251,7 @@ class Proxy:
         self._links.add(link)
         try:
             await link.run()
-        except OSError:  # the server is away
+        except (OSError, asyncio.CancelledError):  # the server is away, or the proxy ends
             link.abort()
         finally:
             self._links.discard(link)

@@ -3,9 +3,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bananas.address import parse_url
 from bananas.app import Bananas
@@ -29,12 +29,49 @@ ASK_TIMEOUT_S = 30.0
 TASKS = "bananas.chaos.tasks:app"
 
 
-class Host:
-    """The server under fault: asked past whatever is between it and the others, killed, stopped, started again."""
+class Group(Protocol):
+    """Servers that belong together: those of bananas.groups, and a trial's own."""
 
-    def __init__(self, server: PrivateServer) -> None:
-        self.server = server
+    servers: list[PrivateServer]
+
+    @property
+    def url(self) -> str:
+        """What clients connect to."""
+        ...
+
+    def start(self) -> None:
+        """Start all."""
+        ...
+
+    def stop(self) -> None:
+        """End all."""
+        ...
+
+
+class Host:
+    """The server under fault, or the one of a group that it is about now: asked past whatever is in between, killed, started again.
+
+    Args:
+        servers: one server, or a group of them. find: which of the group it is about.
+    """
+
+    def __init__(self, servers: PrivateServer | Group, find: Callable[[], PrivateServer] | None = None) -> None:
+        self._servers, self._find = servers, find
         self._connection: SyncConnection | None = None
+        self._asked: PrivateServer | None = None
+
+    @property
+    def server(self) -> PrivateServer:
+        """The one server, or that of the group which it is about now."""
+        if isinstance(self._servers, PrivateServer):
+            return self._servers
+        assert self._find is not None
+        return self._find()
+
+    @property
+    def url(self) -> str:
+        """What clients connect to."""
+        return self._servers.url
 
     @property
     def log_folder(self) -> Path:
@@ -43,8 +80,10 @@ class Host:
 
     def ask(self, *command: Any) -> Any:
         """One command. Raises what it comes to."""
-        if self._connection is None or self._connection.closed:
-            self._connection = SyncConnection(parse_url(self.server.url), "chaos", ASK_TIMEOUT_S)
+        server = self.server
+        if self._connection is None or self._connection.closed or server is not self._asked:
+            self._hang_up()
+            self._connection, self._asked = SyncConnection(parse_url(server.url), "chaos", ASK_TIMEOUT_S), server
         try:
             (reply,) = self._connection.execute([command], ASK_TIMEOUT_S)
         except ConnectionLost as error:
@@ -69,14 +108,19 @@ class Host:
         await asyncio.to_thread(self.server.kill)
 
     async def start(self) -> None:
-        """Start it on the same directory and port, and wait until it answers."""
-        await asyncio.to_thread(self.server.start, 60.0)
+        """Start it, or all of the group, on the same directory and port, and wait until it answers."""
+        if isinstance(self._servers, PrivateServer):
+            await asyncio.to_thread(self._servers.start, 60.0)
+        else:
+            await asyncio.to_thread(self._servers.start)
 
     async def end(self) -> None:
-        """End it for good."""
-        self.send(signal.SIGCONT)
+        """End it, or the whole group, for good."""
+        for server in [self._servers] if isinstance(self._servers, PrivateServer) else self._servers.servers:
+            if server.pid is not None:
+                os.kill(server.pid, signal.SIGCONT)
         self._hang_up()
-        await asyncio.to_thread(self.server.stop)
+        await asyncio.to_thread(self._servers.stop)
 
     def _hang_up(self) -> None:
         if self._connection is not None:
@@ -96,8 +140,9 @@ class Site:
         keeps: settings of every process here, by field name.
     """
 
-    def __init__(self, folder: Path, server: PrivateServer, *, lease: float, url: str = "", budget_s: float = 30.0) -> None:
-        self.folder, self.host, self.lease = folder, Host(server), lease
+    def __init__(self, folder: Path, server: PrivateServer | Host, *, lease: float, url: str = "", budget_s: float = 30.0) -> None:
+        self.folder, self.lease = folder, lease
+        self.host = server if isinstance(server, Host) else Host(server)
         self.ask = self.host.ask
         self._given_url, self._budget_s = url, budget_s
         (folder / "ledger").mkdir(exist_ok=True)
@@ -232,7 +277,7 @@ class Site:
 
     async def audit(self) -> Audit:
         """The structural audit, asked past whatever is in between."""
-        app = Bananas(self.host.server.url, namespace=NAMESPACE, lease=self.lease)
+        app = Bananas(self.host.url, namespace=NAMESPACE, lease=self.lease)
         try:
             return await audit(app)
         finally:
@@ -240,7 +285,7 @@ class Site:
 
     async def __aenter__(self) -> "Site":
         await self.host.start()
-        self.url = self._given_url or self.host.server.url
+        self.url = self._given_url or self.host.url
         self.app = Bananas(self.url, namespace=NAMESPACE, lease=self.lease, call_timeout=self._budget_s)
         return self
 

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from bananas.chaos.trials import Fault
 
-MODULES = ("workers", "servers", "replies", "limits", "handlers", "clocks", "partition", "soak")
+MODULES = ("workers", "servers", "replies", "limits", "handlers", "clocks", "partition", "several", "split", "soak")
 
 
 def all_faults() -> dict[str, Fault]:
