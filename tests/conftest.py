@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from bananas.server import PrivateServer, find_server_binary
 from bananas.session import run
 
 _names = itertools.count()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background: what it starts would ignore SIGINT too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _kinds() -> list[str]:

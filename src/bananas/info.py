@@ -29,7 +29,7 @@ def job_info(keys: QueueKeys, job_id: str, reply: list[Any], seals: Seals) -> Jo
     tries = codec.unpack_tries(tries_record)
     common: dict[str, Any] = {
         "id": keys.public(job_id),
-        "queue": keys.name,
+        "queue": keys.queue,
         "priority": priority,
         "attempts": tries.attempts,
         "crashes": tries.crashes,
