@@ -34,18 +34,18 @@ ERRORS = (
 
 async def refused(trial: Trial) -> None:
     """F11: most commands are refused by the proxy with each error in turn, then the server itself refuses, in four ways."""
-    site = await trial.site(proxied=True)
+    site = await trial.site(proxied=True, lease=max(2.0, trial.profile.lease))
     await site.worker(2, worker_concurrency=5)
     producer = site.produce(Load(arguments=(0.01,), batch=10, pause_s=0.05))
     await eventually(lambda: len(site.book.noted("end")) > 20, "load")
     for error in trial.dice.sample(ERRORS, len(ERRORS)):
         trial.proxy.refuse(error, share=0.8)
-        await asyncio.sleep(site.lease * 0.4)
+        await asyncio.sleep(trial.profile.lease * 0.4)
         trial.proxy.refuse("")
         await _goes_on(trial, site)
     trial.count("refused by the proxy", trial.proxy.refused)
     for refuse in (_no_replicas, _replica, _stale_replica, _busy):
-        await refuse(site, site.lease * 0.4)
+        await refuse(site, trial.profile.lease * 0.4)
         await _goes_on(trial, site)
         trial.count("refusals by the server")
     await site.stop_producing(producer)
