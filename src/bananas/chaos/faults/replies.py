@@ -58,7 +58,12 @@ async def refused(trial: Trial) -> None:
 
 async def _goes_on(trial: Trial, site: Site) -> None:
     since_ns = time.monotonic_ns()
-    await eventually(lambda: any(line.at_ns > since_ns for line in site.book.noted("start")), "a job that starts again")
+
+    def all_at_work() -> bool:
+        begun = {line.pid for line in site.book.noted("start") if line.at_ns > since_ns}
+        return all(begun & set(worker.children()) for worker in site.workers)
+
+    await eventually(all_at_work, "each worker at work again")
     trial.recovered((time.monotonic_ns() - since_ns) / 1e9, trial.profile.consumes_s, "a worker consumed again: this")
 
 
