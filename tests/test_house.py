@@ -42,7 +42,7 @@ READING_ORDER = """
     worker.markers worker.fetcher worker.intake worker.engine worker.inline worker.maintenance
     worker.control worker.child worker.__main__
     worker.process worker.beat worker.health worker.probes worker.supervisor worker
-    health findings audit repair inspector doctor.* doctor_command testing demo_tasks demo bench.* chaos.* cli.*
+    health findings audit repair inspector doctor.* doctor_command operate.* terminal.* testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*
     bananas __main__
 """.split()
@@ -70,7 +70,7 @@ BANNED_WORDS = {"manager", "managers", "util", "utils", "helper", "helpers", "co
 
 # Where the methods of the scripts live: broker.py, or the modules of a package of that name. A Lua file whose name starts with "_" is a
 # part of scripts, not one itself.
-BROKER_MODULES = re.compile(r"broker(\..+)?")
+BROKER_MODULES = re.compile(r"broker(\..+)?|operate.requests")
 
 BlockNode = ast.If | ast.For | ast.AsyncFor | ast.While | ast.With | ast.AsyncWith | ast.Try | ast.TryStar | ast.Match
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,4 +1,4 @@
-"""The command line: `bananas worker | scheduler | health | replay | doctor | server | demo | bench | plan | chaos`.
+"""The command line: `bananas worker | scheduler | health | queues | jobs | job | replay | doctor | server | demo | bench | ...`.
 
 Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
 a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
@@ -30,6 +30,9 @@ Examples:
   bananas worker shop.tasks:app --burst            end when nothing is ready
   bananas scheduler shop.tasks:app                 upkeep and cron only
   bananas health --port 8080                       is a worker live and ready?
+  bananas queues                                   what is where, who serves it
+  bananas jobs state:dead task:send_email          find jobs, and act on them: --retry, --cancel, ...
+  bananas job JOB_ID                               all of one job, and why it is not running
   bananas replay shop.tasks:app JOB_ID             run a dead job again
   bananas doctor shop.tasks:app --audit            is the server fit, and every job in its place?
   bananas server                                   a private server for this directory
@@ -112,6 +115,8 @@ class _Commands(click.Group):
         "doctor": "bananas.doctor_command:doctor_command",
         "health": "bananas.health:health_command",
         "plan": "bananas.bench.plan:plan_command",
+        **{name: f"bananas.terminal.look:{name}_command" for name in ("cron", "errors", "queues", "trail", "workers")},
+        **{name: f"bananas.terminal.jobs:{name}_command" for name in ("dead", "job", "jobs")},
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

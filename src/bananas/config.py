@@ -89,7 +89,7 @@ BARE_NAMES = """
     LOG_LEVEL LOG_FORMAT
 """.split()
 ALIASES = {f"result_ttl_{end}": f"result_backend_ttl_{end}" for end in ("success", "failure")} | {"max_payload_bytes": "max_payload"}
-NO_SETTINGS = frozenset({"BANANAS_CONFIG"})  # variables with the prefix that some part of the project reads by itself
+NO_SETTINGS = frozenset({"BANANAS_CONFIG", "BANANAS_OPERATOR"})  # variables with the prefix that some part of the project reads by itself
 
 # What Kubernetes injects into every pod for a service called "bananas" or "bananas-<something>", as the beginning of NAME=value.
 _KUBERNETES = r"BANANAS(_\w+)?_(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|PORT=(tcp|udp|sctp)://)"

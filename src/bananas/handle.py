@@ -12,8 +12,8 @@ from bananas.config import parse_priority, seconds
 from bananas.errors import ConfigError, JobConflict, JobNotFound, describe
 from bananas.info import job_info, with_worker
 from bananas.job import JobInfo, Result
-from bananas.keys import QueueKeys, workers_key
-from bananas.result import Outcome, first_outcome, refuse_on_loop, value_of
+from bananas.keys import QueueKeys, parse_public_id, workers_key
+from bananas.result import Gone, Outcome, first_outcome, refuse_on_loop, value_of
 
 R = TypeVar("R")
 Duration = float | int | timedelta
@@ -92,26 +92,49 @@ class Job(Generic[R]):
         outcome = self._outcome
         if outcome is None:
             limit = None if timeout is None else seconds(timeout, "timeout")
-            outcome = await self._first_outcome(limit)
-        return self._value(outcome)
+            return self._value(*await self._first_outcome(limit))
+        return self._value(outcome, self.place)
+
+    async def _moved(self) -> "Job[R] | None":
+        """The job in another queue that it was moved to, if it was. One round trip."""
+        request = broker.plain(_same, "GET", self._keys.moved(self._job_id))
+        found = await self._client.ask(self._keys, request, f"looking where job {self.id} went")
+        if found is None:
+            return None
+        queue, shard, job_id = parse_public_id(found.decode())
+        return Job(self._client, QueueKeys(self._keys.namespace, queue, shard), job_id, kind=self._kind, kept=self._kept)
 
     def result_sync(self, timeout: Duration | None = None) -> R:
         """`result` for code without an event loop."""
         refuse_on_loop("job.result_sync()", "job.result()")
         limit = None if timeout is None else seconds(timeout, "timeout")
-        outcome = self._outcome or self._client.background.run(self._first_outcome(limit))
-        return self._value(outcome)
+        if self._outcome is not None:
+            return self._value(self._outcome, self.place)
+        return self._value(*self._client.background.run(self._first_outcome(limit)))
 
-    def _value(self, outcome: Outcome) -> R:
-        return value_of(outcome, self.place, self._client.seals, self._kind, self._kept)  # type: ignore[no-any-return]
+    def _value(self, outcome: Outcome, place: tuple[QueueKeys, str]) -> R:
+        return value_of(outcome, place, self._client.seals, self._kind, self._kept)  # type: ignore[no-any-return]
 
-    async def _first_outcome(self, limit: float | None) -> Outcome:
-        return await first_outcome(self._client.here(), self.place, limit, self._client.budget)
+    async def _first_outcome(self, limit: float | None) -> tuple[Outcome, tuple[QueueKeys, str]]:
+        """How it ended, and where: a job that was moved ends in its new queue."""
+        until = None if limit is None else time.monotonic() + limit
+        outcome = await first_outcome(self._client.here(), self.place, limit, self._client.budget)
+        moved = await self._moved() if isinstance(outcome, Gone) else None
+        if moved is None:
+            return outcome, self.place
+        return await moved._first_outcome(None if until is None else max(0.05, until - time.monotonic()))
 
     async def info(self) -> JobInfo:
-        """All that is known of it now: state, place in its queue, attempts, errors, times, worker. One round trip, two while it runs."""
+        """All that is known of it now: state, place in its queue, attempts, errors, times, worker.
+
+        A job that was moved is followed to its new queue.
+
+        One round trip, two while it runs.
+        """
         reply = await self._client.ask(self._keys, broker.info(self._keys, self._job_id), f"reading job {self.id}")
         info = job_info(self._keys, self._job_id, reply, self._client.seals)
+        if info.state == "unknown" and (moved := await self._moved()) is not None:
+            return await moved.info()
         if info.state != "running" or info.worker is None:
             return info
         request = broker.plain(_same, "HGET", workers_key(self._keys.namespace), info.worker)

@@ -17,7 +17,10 @@ __all__ = ["Audit", "Finding", "Remedy", "Repairs", "WorkerInfo", "audit", "repa
 
 
 class WorkerInfo(Struct, frozen=True):
-    """A worker process as it announced itself: who, what it serves, and the public ids of what it runs (overdue: beyond its timeout)."""
+    """A worker process as it announced itself: who, what it serves, and the public ids of what it runs (overdue: beyond its timeout).
+
+    `only_priorities` and `only_tasks` say what a specialized worker takes; empty: everything.
+    """
 
     boot: str
     host: str
@@ -29,6 +32,8 @@ class WorkerInfo(Struct, frozen=True):
     running: tuple[str, ...]
     overdue: tuple[str, ...]
     started_ms: int
+    only_priorities: tuple[int, ...] = ()
+    only_tasks: tuple[str, ...] = ()
 
 
 async def workers(app: Bananas) -> list[WorkerInfo]:

@@ -16,8 +16,11 @@ A queue (or one shard of it) lives under one hash tag, so that each transition i
     {ns:queue}:cron       HASH   entry name -> next ms, announced ms, schedule
     {ns:queue}:seen:<boot>[.part]  STRING, 1 h   number and reply of the last batch, for resends
     {ns:queue}:result:<id>         STRING, TTL   the outcome; also the channel that announces it
+    {ns:queue}:moved:<id>          STRING, TTL   the public id of a job that was moved to another queue
+    {ns:queue}:came:<id>           STRING, TTL   a job that was moved here: it is taken in once
     {ns}:workers          HASH   boot -> expiry ms + packed registry record
     {ns}:queues           SET    queue names (with `.shard` where sharded)
+    {ns}:trail            LIST   what operators did, the newest first; bounded
 
 An id is 43 characters: a UUIDv7 in hex (32), the task tag (8, CRC-32 of the task's name), the birth priority (3 hex digits). It sorts by
 time, and a script can filter by task and promote by priority without reading the body. The public id `queue[.shard].id` finds its keys
@@ -122,6 +125,14 @@ class QueueKeys:
         """The key, and the channel, of a job's outcome."""
         return f"{self.base}result:{job_id}"
 
+    def moved(self, job_id: str) -> str:
+        """The key that leads from a job that was moved to where it is."""
+        return f"{self.base}moved:{job_id}"
+
+    def came(self, job_id: str) -> str:
+        """The key that remembers a job that was moved here."""
+        return f"{self.base}came:{job_id}"
+
     def public(self, job_id: str) -> str:
         """The id that users see."""
         return f"{self.name}.{job_id}"
@@ -180,3 +191,8 @@ def workers_key(namespace: str) -> str:
 def queues_key(namespace: str) -> str:
     """SET of queue names."""
     return f"{{{namespace}}}:queues"
+
+
+def trail_key(namespace: str) -> str:
+    """LIST of what operators did."""
+    return f"{{{namespace}}}:trail"

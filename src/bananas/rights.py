@@ -19,7 +19,7 @@ from bananas import broker
 from bananas.broker import Request
 from bananas.client import LoopClient
 from bananas.errors import BrokerError, RightsMissing
-from bananas.keys import ID_LENGTH, QueueKeys, queues_key, workers_key
+from bananas.keys import ID_LENGTH, QueueKeys, queues_key, trail_key, workers_key
 
 Role = Literal["client", "worker", "viewer", "operator"]
 Command = tuple[Any, ...]
@@ -40,6 +40,7 @@ _CLIENT = {
     "wake": "DEL ZADD",
     "seen": "GET PEXPIRE SET",
     "result": "DEL GET SET",
+    "moved": "GET",
     "workers": "HGET",
     "queues": "SADD SMEMBERS",
     "channel": "SPUBLISH SSUBSCRIBE SUNSUBSCRIBE",
@@ -58,25 +59,31 @@ _WORKER = {
     "cron": "HDEL HGET HGETALL HSET",
     "workers": "HDEL HSET",
 }
-# Who looks: counts, `info`, dead letters, the audit, `bananas doctor`. It changes nothing.
+# Who looks: counts, `info`, searches, dead letters, workers, cron entries, the trail, the audit, `bananas doctor`. It changes nothing.
 _VIEWER = {
     "jobs": "HEXISTS HGET HLEN HSCAN HSTRLEN",
-    "ready": "ZCARD ZCOUNT ZMSCORE ZRANK ZSCAN ZSCORE",
+    "ready": "ZCARD ZCOUNT ZMSCORE ZRANGE ZRANK ZSCAN ZSCORE",
     "prio": "HGET HMGET HSCAN",
-    "scheduled": "ZCARD ZCOUNT ZMSCORE ZSCAN ZSCORE",
-    "leases": "ZCARD ZCOUNT ZMSCORE ZREVRANGE ZSCAN",
-    "tries": "HEXISTS HGET HSCAN",
-    "dead": "ZCARD ZMSCORE ZREVRANGE ZSCAN ZSCORE",
+    "scheduled": "ZCARD ZCOUNT ZMSCORE ZRANGE ZSCAN ZSCORE",
+    "leases": "ZCARD ZCOUNT ZMSCORE ZRANGE ZREVRANGE ZSCAN",
+    "tries": "HEXISTS HGET HMGET HSCAN",
+    "dead": "ZCARD ZMSCORE ZRANGE ZREVRANGE ZSCAN ZSCORE",
     "cancelled": "SISMEMBER SMISMEMBER SSCAN",
-    "unique": "HMGET HSCAN",
+    "unique": "HGET HMGET HSCAN",
     "meta": "HEXISTS HGET",
     "cron": "HSCAN",
     "result": "GET",
+    "moved": "GET",
+    "trail": "LRANGE",
     "workers": "HGET HSCAN",
     "queues": "SMEMBERS SSCAN",
 }
-# Who keeps it in order: a client and a viewer who also mends what the audit finds.
+# Who keeps it in order: a client and a viewer who also mends what the audit finds, moves jobs, and leaves a trail.
 _OPERATOR = {
+    "jobs": "HMGET",
+    "moved": "SET",
+    "came": "EXISTS SET",
+    "trail": "LPUSH LTRIM",
     "leases": "ZADD ZRANGEBYSCORE ZREM ZSCORE",
     "dead": "ZADD",
     "meta": "HSET",
@@ -93,11 +100,12 @@ _REST: dict[str, Command] = {
     **dict.fromkeys(("HDEL", "HEXISTS", "HGET", "HMGET", "HSTRLEN", "SPUBLISH", "SADD", "SISMEMBER", "SMISMEMBER", "SREM"), ("f",)),
     **dict.fromkeys(("ZMSCORE", "ZRANK", "ZREM", "ZSCORE", "SET"), ("f",)),
     **dict.fromkeys(("HSET", "HSETNX"), ("f", "v")),
-    **dict.fromkeys(("ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREMRANGEBYRANK", "ZREVRANGE"), (0, 0)),
+    **dict.fromkeys(("LRANGE", "LTRIM", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREMRANGEBYRANK", "ZREVRANGE"), (0, 0)),
     **dict.fromkeys(("HSCAN", "SSCAN", "ZSCAN", "BZPOPMIN"), (0,)),
     **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "HLEN", "SMEMBERS", "SSUBSCRIBE", "SUNSUBSCRIBE", "ZCARD"), ()),
     "HINCRBY": ("f", 1),
     "PEXPIRE": (1,),
+    "LPUSH": ("v",),
     "ZADD": (0, "m"),
 }
 _KEYLESS: tuple[Command, ...] = (("CLIENT", "SETNAME", "bananas"), ("INFO",), ("TIME",), ("SCRIPT", "LOAD", "return 1"))
@@ -138,6 +146,9 @@ def _keyed(role: Role, keys: QueueKeys) -> Iterator[Command]:
         "seen": keys.seen(_NO_BOOT),
         "result": keys.result(_NO_ID),
         "channel": keys.result(_NO_ID),
+        "moved": keys.moved(_NO_ID),
+        "came": keys.came(_NO_ID),
+        "trail": trail_key(keys.namespace),
         "workers": workers_key(keys.namespace),
         "queues": queues_key(keys.namespace),
     }

@@ -120,6 +120,8 @@ class Child:
             namespace=settings.namespace,
             queues=[served.keys.name for served in queues],
             tasks=list(self.app.registry.tasks),
+            only_priorities=list(settings.worker_priorities) if settings.worker_mode == "specialized" else [],
+            only_tasks=list(settings.worker_job_types) if settings.worker_mode == "job-specialized" else [],
             slots=settings.slots,
             capacity=self._table.capacity,
             lease=settings.lease,

@@ -66,6 +66,8 @@ class Hello(Struct, frozen=True, kw_only=True):
     namespace: str
     queues: list[str]
     tasks: list[str]
+    only_priorities: list[int] = []
+    only_tasks: list[str] = []
     slots: int
     capacity: int
     lease: float

@@ -1,0 +1,45 @@
+"""What operators need, as a library: find jobs, say why one does not run, and mend many at once.
+
+The command line, and whatever else shows a namespace to people, is made of these functions. They are coroutines that take an app (it may
+know no task), and give frozen values of plain data; no text of theirs is meant for a terminal.
+"""
+
+from bananas.operate.actions import Action, Cancel, Delete, Move, Outcome, Reschedule, Retry, Selection, SetPriority, act, select
+from bananas.operate.failures import ErrorGroup, ErrorGroups, errors
+from bananas.operate.overview import CronState, PriorityFigures, QueueFigures, cron_entries, queues
+from bananas.operate.query import Query, QueryError, parse
+from bananas.operate.search import Page, search
+from bananas.operate.trail import Deed, trail
+from bananas.operate.why import Explanation, Reason, why
+
+__all__ = [
+    "Action",
+    "Cancel",
+    "CronState",
+    "Deed",
+    "Delete",
+    "ErrorGroup",
+    "ErrorGroups",
+    "Explanation",
+    "Move",
+    "Outcome",
+    "Page",
+    "PriorityFigures",
+    "Query",
+    "QueryError",
+    "QueueFigures",
+    "Reason",
+    "Reschedule",
+    "Retry",
+    "Selection",
+    "SetPriority",
+    "act",
+    "cron_entries",
+    "errors",
+    "parse",
+    "queues",
+    "search",
+    "select",
+    "trail",
+    "why",
+]
