@@ -2,11 +2,12 @@
 
 Standard library only. It is copied beside the peer as driver.py, and peer.mjs speaks the same protocol:
 
+    {"do": "warm_up", "n": N}                                           -> {"n"}; N noops, one by one
     {"do": "one_by_one", "task": ..., "size": B, "n": N, "cap_s": S}    -> {"n", "wall_s", "ns": per operation}
     {"do": "clients", ... , "clients": C}                               -> the same, with C concurrent callers
     {"do": "bulk", ... , "chunk": K}                                    -> {"n", "wall_s"}
     {"do": "pick_up", "n": N, "gap_s": [low, high]}                     -> {"n"}; the handlers keep the latencies
-    {"do": "call", "n": N, "gap_s": [low, high]}                        -> {"n", "ns"}
+    {"do": "call", "n": N, "warm": W, "gap_s": [low, high]}             -> {"n", "ns"}, those behind the first W
 
 Each ends at `cap_s` with what was done. A peer whose functions are coroutine functions is driven on one event loop (uvloop where it is
 installed), any other from threads. It ends when its input ends: with the benchmark, however that ends.
@@ -26,7 +27,7 @@ import time
 import traceback
 from time import monotonic_ns
 
-WARM_UP = 20
+WARM_UP_BYTES = 100
 PICK_UP_TIMEOUT_S = 15.0
 
 
@@ -79,6 +80,11 @@ class OnLoop:
     def __init__(self, peer):
         self.peer = peer
 
+    async def warm_up(self, order):
+        for _ in range(order["n"]):
+            await self.peer.submit("noop", text(WARM_UP_BYTES))
+        return {"n": order["n"]}
+
     async def one_by_one(self, order):
         return await self.clients(order | {"clients": 1})
 
@@ -117,11 +123,11 @@ class OnLoop:
 
     async def call(self, order):
         chance, window = random.Random(1), Window(order)
-        for turn in range(WARM_UP + order["n"]):
+        for turn in range(order["warm"] + order["n"]):
             await asyncio.sleep(gap(order, chance))
             began = monotonic_ns()
             value = await asyncio.wait_for(self.peer.call("x" * 16), 15)
-            if turn >= WARM_UP:
+            if turn >= order["warm"]:
                 window.ns.append(monotonic_ns() - began)
             if value != "x" * 16:
                 raise RuntimeError(f"the result of echo is {value!r}")
@@ -144,6 +150,11 @@ class OnThreads:
 
     def __init__(self, peer):
         self.peer = peer
+
+    def warm_up(self, order):
+        for _ in range(order["n"]):
+            self.peer.submit("noop", text(WARM_UP_BYTES))
+        return {"n": order["n"]}
 
     def one_by_one(self, order):
         submit, task, one = self.peer.submit, order["task"], text(order["size"])
@@ -200,11 +211,11 @@ class OnThreads:
 
     def call(self, order):
         chance, window = random.Random(1), Window(order)
-        for turn in range(WARM_UP + order["n"]):
+        for turn in range(order["warm"] + order["n"]):
             time.sleep(gap(order, chance))
             began = monotonic_ns()
             value = self.peer.call("x" * 16)
-            if turn >= WARM_UP:
+            if turn >= order["warm"]:
                 window.ns.append(monotonic_ns() - began)
             if value != "x" * 16:
                 raise RuntimeError(f"the result of echo is {value!r}")

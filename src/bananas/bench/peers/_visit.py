@@ -26,6 +26,8 @@ MOST_PICK_UPS, MOST_CALLS, MOST_QUEUED = 200, 100, 5_000
 PICK_UP_GAP_S, CALL_GAP_S = (0.005, 0.05), (0.002, 0.006)
 IDLE_SETTLE_S = 1.0
 LONGER = 3
+WARM_UP, WARM_UP_SHARE = 100, 0.1  # submits, and jobs of a worker, before either is measured; of a small run so much of it
+WARM_UP_GAP_S = (0.001, 0.002)
 
 
 class Visit:
@@ -48,6 +50,7 @@ class Visitor:
     def __init__(self, bench: Bench, peer: Peer, sizes: Sizes, server: Callable[[], contextlib.AbstractContextManager[Serving]]) -> None:
         self._bench, self._peer, self._sizes, self._server = bench, peer, sizes, server
         self._failed: set[str] = set()
+        self._warm_up = min(WARM_UP, max(1, round(WARM_UP_SHARE * sizes.peer_jobs)))
 
     def visit(self) -> Visit:
         """One repetition."""
@@ -71,6 +74,7 @@ class Visitor:
     def _submit(self, serving: Serving, made: Visit) -> None:
         order: dict[str, Any] = {"task": "noop", "size": QUEUED_BYTES, "n": self._sizes.submits, "cap_s": self._sizes.cap_s}
         with self._client(serving) as client:
+            client.ask("warm_up", n=self._warm_up)
             before = serving.usage()
             answer = client.ask("one_by_one", **order)
             calls = serving.usage().since(before).calls
@@ -82,16 +86,17 @@ class Visitor:
             made.figures["100 clients"] = many["n"] / many["wall_s"]
 
     def _drain(self, serving: Serving, made: Visit) -> None:
-        answer = self._fill(serving, "noop", self._sizes.peer_jobs)
+        answer = self._fill(serving, "noop", self._sizes.peer_jobs, warm_up=self._warm_up)
         made.figures["bulk"] = answer["n"] / answer["wall_s"]
         before = serving.usage()
-        rate, done = self._emptied(serving, "drain", answer["n"], 1)
+        rate, done = self._emptied(serving, "drain", self._warm_up + answer["n"], 1)
         made.figures["drain, 1 process"] = rate
         made.figures["commands to run"] = sum(serving.usage().since(before).calls.values()) / done
 
     def _drain_two(self, serving: Serving, made: Visit) -> None:
-        answer = self._fill(serving, "noop", LONGER * self._sizes.peer_jobs)  # so that the start of the second is a small part
-        made.figures["drain, 2 processes"] = self._emptied(serving, "drain", answer["n"], 2)[0]
+        jobs = LONGER * self._sizes.peer_jobs  # so that the start of the second is a small part
+        answer = self._fill(serving, "noop", jobs, warm_up=self._warm_up)
+        made.figures["drain, 2 processes"] = self._emptied(serving, "drain", self._warm_up + answer["n"], 2)[0]
 
     def _queued(self, serving: Serving, made: Visit) -> None:
         """Memory with no client connected, before and after: connections take some, and more at first."""
@@ -102,8 +107,8 @@ class Visitor:
 
     def _io(self, serving: Serving, made: Visit) -> None:
         slots = self._peer.declared.slots("io")
-        answer = self._fill(serving, "sleep", self._sizes.io_waves * slots)
-        rate, _ = self._emptied(serving, "io", answer["n"], 1)
+        answer = self._fill(serving, "sleep", self._sizes.io_waves * slots, warm_up=self._warm_up)
+        rate, _ = self._emptied(serving, "io", self._warm_up + answer["n"], 1)
         made.figures["I/O of ideal"] = 100 * rate * SLEEP_S / slots
 
     def _idle(self, serving: Serving, made: Visit) -> None:
@@ -118,7 +123,8 @@ class Visitor:
 
     def _call(self, serving: Serving, made: Visit) -> None:
         with self._at_work(serving, results=True) as (client, worker, _):
-            answer = client.ask("call", needs=worker, n=min(self._sizes.pick_ups, MOST_CALLS), gap_s=CALL_GAP_S)
+            count = min(self._sizes.pick_ups, MOST_CALLS)
+            answer = client.ask("call", needs=worker, n=count, warm=self._warm_up, gap_s=CALL_GAP_S)
         made.latencies["submit and wait p50"] = answer["ns"]
 
     # --- what it takes ---
@@ -126,28 +132,31 @@ class Visitor:
     def _client(self, serving: Serving) -> contextlib.AbstractContextManager[Client]:
         return self._peer.client(serving.url, self._bench.new_counters())
 
-    def _fill(self, serving: Serving, task: str, count: int, size_bytes: int = JOB_BYTES) -> dict[str, Any]:
+    def _fill(self, serving: Serving, task: str, count: int, size_bytes: int = JOB_BYTES, *, warm_up: int = 0) -> dict[str, Any]:
+        """Queue jobs in bulk, behind those of a warm-up, which the answer does not count."""
         with self._client(serving) as client:
+            client.ask("warm_up", n=warm_up)
             chunk = min(self._peer.declared.chunk, count)
             return client.ask("bulk", task=task, size=size_bytes, n=count, chunk=chunk, cap_s=self._sizes.cap_s)
 
     @contextlib.contextmanager
     def _at_work(self, serving: Serving, *, results: bool) -> Any:
-        """A client and an idle worker that has run something."""
+        """A client and an idle worker, warm."""
         counters = self._bench.new_counters()
         with (
             self._peer.client(serving.url, counters, results=results) as client,
             self._peer.worker("idle", serving.url, counters, results=results) as worker,
         ):
             reader = Reader(counters)
-            client.ask("pick_up", needs=worker, n=3, gap_s=PICK_UP_GAP_S)
+            client.ask("pick_up", needs=worker, n=self._warm_up, gap_s=WARM_UP_GAP_S)
             time.sleep(min(IDLE_SETTLE_S, self._sizes.idle_s))
             yield client, worker, reader
 
     def _emptied(self, serving: Serving, profile: Profile, count: int, processes: int) -> tuple[float, int]:
         """Let workers run what is queued, at most for some time. Returns jobs per second, and how many were run.
 
-        With several processes the clock starts when each of them has run a job: their start is in no figure.
+        The clock starts when the jobs of the warm-up are done and, with several processes, each of them has run one: their start is in no
+        figure. One process that has done more than half of so few jobs before that was seen is timed from its first one.
         """
         counters = self._bench.new_counters()
         with contextlib.ExitStack() as stack:
@@ -157,11 +166,13 @@ class Visitor:
             from_ns, from_count = reader.first_start_ns(), 0
             deadline = time.monotonic() + max(self._sizes.cap_s, 2 * SLEEP_S * self._sizes.io_waves)
             while (done := reader.count()) < count and time.monotonic() < deadline:
-                if processes > 1 and not from_count and _have_begun(reader, processes):
+                if not from_count and done >= self._warm_up and _have_begun(reader, processes):
                     from_ns, from_count = time.monotonic_ns(), reader.count()
                 time.sleep(0.001)
             _raise_if_ended(workers)
             done, last_ns = reader.count(), reader.last_end_ns()
+        if processes == 1 and 2 * from_count > done:
+            from_ns, from_count = reader.first_start_ns(), 0
         if (processes > 1 and not from_count) or done <= from_count or last_ns <= from_ns:
             raise PeerUnavailable(f"{done} of {count} jobs were run, all before the last process had begun: too few for a figure")
         return (done - from_count) / ((last_ns - from_ns) / 1e9), done

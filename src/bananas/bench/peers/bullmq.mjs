@@ -92,6 +92,10 @@ async function drive() {
     return window.answer(window.ns.length);
   };
   const orders = {
+    async warm_up({ n }) {
+      for (let turn = 0; turn < n; turn++) await queue.add('noop', { payload: text(100) }, options);
+      return { n };
+    },
     clients,
     one_by_one: (order) => clients({ ...order, clients: 1 }),
     async bulk(order) {
@@ -121,12 +125,12 @@ async function drive() {
       events ??= new QueueEvents('bench', { connection });
       await events.waitUntilReady();
       const window = openWindow(order), sent = 'x'.repeat(16);
-      for (let turn = 0; turn < 20 + order.n; turn++) {
+      for (let turn = 0; turn < order.warm + order.n; turn++) {
         await gap(order);
         const began = now();
         const job = await queue.add('echo', { payload: sent }, { removeOnComplete: { count: 1000 }, removeOnFail: true });
         const value = await job.waitUntilFinished(events, 15_000);
-        if (turn >= 20) window.ns.push(Number(now() - began));
+        if (turn >= order.warm) window.ns.push(Number(now() - began));
         if (value !== sent) throw new Error(`the result of echo is ${value}`);
       }
       return window.answer(order.n);
