@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from tests.support import wait_until
 
-from bananas.bench import command, plots
+from bananas.bench import command, latency, plots
 from bananas.bench.draining import Drain, drain
 from bananas.bench.load import Load
 from bananas.bench.processes import Process, ProcessFailed, cpu_s, foreign_share, machine_times, process_tree, resident_bytes
@@ -111,6 +111,27 @@ def test_the_embedded_server_is_the_one_of_a_folder() -> None:
             assert serving.settings(["appendonly"]) == {"appendonly": "yes"}
 
 
+def test_a_client_in_the_folder_of_an_embedded_server_uses_it_as_a_program_does() -> None:
+    with Bench("valkey", SMOKE) as bench, bench.server(kind="embedded") as serving:
+        assert serving.directory is not None
+        environment = own_environment(serving.directory)
+        assert environment["BANANAS_EMBEDDED"] == "1"
+        assert "REDIS_URL" not in environment
+        loaded = bench.load(serving.directory, Load(kind="bulk", count=7))
+        assert loaded.count == serving.ask("ZCARD", "{bench:default}:ready") == 7
+
+
+def test_a_load_is_a_share_of_the_capacity_of_its_repetition(server_kind: str) -> None:
+    with Bench(server_kind, SMOKE, reps=2) as bench, bench.server() as serving:
+        variants = latency._variants(bench, SMOKE, serving, latency.Capacity(bench, serving, SMOKE.live_jobs))
+        first_two = {name: variants[name] for name in (latency.CAPACITY, "10% of capacity")}
+        assert list(variants)[:2] == list(first_two), "the capacity comes first"
+        found = bench.interleaved("latency", first_two)
+    capacity, offered = ([run.done for run in found[latency.CAPACITY]], [run.offered for run in found["10% of capacity"]])
+    assert len(set(capacity)) == 2
+    assert offered == pytest.approx([rate / 10 for rate in capacity])
+
+
 def test_the_users_settings_do_not_reach_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BANANAS_WORKER_CONCURRENCY", "3")
     monkeypatch.setenv("WORKER_CONCURRENCY", "3")
@@ -201,7 +222,6 @@ def test_without_matplotlib_the_report_says_what_to_install(monkeypatch: pytest.
 
 
 def test_a_plot_is_the_same_file_for_the_same_figures(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     assert plots.draw(PLOTTED, tmp_path / "1.svg")
     assert plots.draw(PLOTTED, tmp_path / "2.svg")
     assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from bananas.bench import environment, report, table
+from bananas.bench import cluster, environment, report, table
+from bananas.bench.cost import memory_rows
+from bananas.bench.goals import every_goal
 from bananas.bench.percentiles import mean, percentile, percentile_figures
 from bananas.bench.report import Report, cell_text, markdown, read_report, with_shares, write_json
 from bananas.bench.table import Aim, Figure, Row, Table, at_least, figure, judged, number, with_unit
@@ -137,6 +140,43 @@ def test_the_report_has_every_figure_its_goals_and_what_repeats_it() -> None:
     assert "1,650/s" in text
     assert made.environment.command in text
     assert "- a note" in text
+
+
+def test_goals_that_were_not_measured_are_told_in_every_case() -> None:
+    made = Report(environment.finished(some_environment()), "smoke", 3, (DRAIN,))
+    text = markdown(made, (), {"drain": ("fast", "half | whole"), "peers": ("ahead",)})
+    assert "Goals: 1 of 4 met, 2 not measured" in text
+    assert "| half \\| whole | not measured in this run | - |\n| ahead | not measured in this run | - |" in text
+    assert text.count("| fast |") == 1
+    assert "Goals: 0 of 1 met, 1 not measured" in markdown(replace(made, tables=(LIMIT,)), (), {"peers": ("ahead",)})
+
+
+def test_every_goal_has_words_of_its_own() -> None:
+    texts = [text for wanted in every_goal().values() for text in wanted]
+    assert len(texts) == len(set(texts)) > 30
+
+
+def test_memory_is_a_slope_through_all_checkpoints_with_its_least_and_greatest_step() -> None:
+    rows = {row.label: row.cells["measured"] for row in memory_rows([(100, 30.0), (200, 30.2), (300, 30.1), (400, 30.3)])}
+    assert rows["memory after 100 jobs"] == figure((30.0,), "MB")
+    assert rows["memory after 400 jobs"] == figure((30.3,), "MB")
+    growth, slope = rows["memory growth of a worker"], rows["memory slope of a worker"]
+    assert isinstance(growth, Figure)
+    assert growth.headline == pytest.approx(1)
+    assert isinstance(slope, Figure)
+    assert (slope.headline, slope.low, slope.high) == pytest.approx((80, -100, 200))
+
+
+def test_what_primaries_could_do_is_reckoned_from_the_busiest() -> None:
+    made = cluster.row("x", [cluster.Spread(1_000, 5.0, 6.0, 0.01, 0.02, [0.002, 0.001, 0.001], [0.004, 0.001, 0.001])])
+    cells = {column: cell.headline for column, cell in made.cells.items() if isinstance(cell, Figure)}
+    assert cells["drain/s"] == 5
+    assert cells["server CPU, submit"] == pytest.approx(4)
+    assert cells["worker CPU, run"] == pytest.approx(20)
+    assert cells["servers of all CPU"] == pytest.approx(25)
+    assert cells["busiest primary of servers"] == pytest.approx(60)
+    assert cells["one primary's core"] == pytest.approx(100_000)
+    assert cells["all primaries' cores"] == pytest.approx(1_000 / 0.006)
 
 
 def test_a_report_travels_as_a_file(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bananas.bench.table import Table
 
 # In the order of the report. "peers" is one more, for --against.
-TABLES = ("submission", "end_to_end", "drain", "operations", "depth", "clients", "latency", "cost", "workloads", "limit")
+TABLES = ("submission", "end_to_end", "drain", "operations", "depth", "clients", "latency", "cost", "workloads", "cluster", "limit")
 PEERS = "peers"
 PLAIN_WIDTH = 200  # columns of a table that does not go to a terminal
 
@@ -35,6 +35,7 @@ Examples:
   bananas bench --quick                                a look, some minutes
   bananas bench --report docs --json bench.json        the whole report, an hour or so
   bananas bench --only drain,limit --server valkey     two tables
+  bananas bench --only cluster                         one primary against three
   bananas bench --only drain --against arq,celery      side by side with others
   bananas bench --only peers --against all --also bench.json --report docs    a report in two runs
   bananas bench --soak 1h                              steady load: does anything grow?
@@ -197,6 +198,7 @@ def _measured(bench: "Bench", name: str, against: Sequence[str]) -> "Table":
 
 def _write(report: "Report", json_path: Path | None, folder: Path | None, console: "Console") -> None:
     from bananas.bench import plots
+    from bananas.bench.goals import every_goal
     from bananas.bench.report import markdown, write_json
 
     if json_path is not None:
@@ -213,5 +215,5 @@ def _write(report: "Report", json_path: Path | None, folder: Path | None, consol
     except ConfigError as error:
         click.echo(f"bananas bench: {error}", err=True)
     path = folder / "performance.md"
-    path.write_text(markdown(report, drawn), encoding="utf-8")
+    path.write_text(markdown(report, drawn, every_goal()), encoding="utf-8")
     console.print(f"wrote {path}{f' and {len(drawn)} plots' if drawn else ''}", highlight=False)

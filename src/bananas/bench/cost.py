@@ -1,25 +1,31 @@
 """Table 7: what a job costs in CPU, commands and memory, and what a worker costs while it does nothing."""
 
+import contextlib
+import itertools
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import linear_regression
 
 from bananas.address import parse_url
 from bananas.bench.draining import Drain, drain, drain_with, pause
 from bananas.bench.load import Load
-from bananas.bench.serving import TIMEOUT_S, Serving
+from bananas.bench.serving import TIMEOUT_S, Serving, is_installed
 from bananas.bench.session import Bench, own_environment
 from bananas.bench.sizes import Sizes
-from bananas.bench.table import Aim, Row, Table, figure, judged
+from bananas.bench.table import Aim, Figure, Row, Table, figure, judged
 from bananas.connection import SyncConnection
 
 KEY = "cost"
 COLUMNS = ("measured", "how")
 MB = 1e6
 IMPORT = "import asyncio, msgspec, time; t = time.perf_counter(); import bananas; print(1e3 * (time.perf_counter() - t))"
+GROWTH, SLOPE = "memory growth of a worker", "memory slope of a worker"
+QUEUED_BYTES = {"redis": 1_510, "valkey": 1_250}  # by kind of server: what a queued job of 1 KB may take
+SERVERS = {"redis": "Redis 7.0", "valkey": "the Valkey of the wheel"}
 Costs = dict[str, tuple[float, str]]  # by row: the value and its unit
 
 HOW = {
@@ -37,7 +43,6 @@ HOW = {
     "worker CPU, run and keep the result": "drain at 10 slots, 100 B, results stored, per job: what `bananas plan --costs` takes",
     "server CPU, run and keep the result": "the same",
     "commands of an idle worker": "from clients, scripts counted as one, one queue, 10 slots",
-    "server memory per queued job": "1 KB payload, used_memory without connections",
     "memory of an idle worker process": "resident",
     "memory of its supervisor": "resident; shares most pages with the worker process",
     "import bananas": "above import asyncio, msgspec; fresh processes",
@@ -88,13 +93,25 @@ def _run_kept(bench: Bench, serving: Serving, jobs: int) -> Costs:
     }
 
 
-def _queued(bench: Bench, serving: Serving, jobs: int) -> Costs:
+def _queued(bench: Bench, serving: Serving, name: str, jobs: int) -> Costs:
     serving.empty()
     before = serving.usage()
     bench.load(serving.url, Load(kind="bulk", count=jobs, size_bytes=1_000))
     used = serving.usage().since(before)
     serving.empty()
-    return {"server memory per queued job": (used.memory_bytes / jobs, "B")}
+    return {name: (used.memory_bytes / jobs, "B")}
+
+
+def queued_label(kind: str) -> str:
+    """The name of the row for a kind of server."""
+    return f"server memory per queued job, {kind.capitalize()}"
+
+
+def _queued_row(kind: str, values: list[float], serving: Serving | None) -> Row:
+    if serving is None:
+        return Row(queued_label(kind), {"measured": "-", "how": "not measured: this server is not installed"})
+    how = f"1 KB payload, {serving.name}, used_memory without connections"
+    return Row(queued_label(kind), {"measured": figure(values, "B"), "how": how})
 
 
 def client_commands(serving: Serving, seconds: float) -> int:
@@ -158,23 +175,47 @@ def _memory_after(bench: Bench, serving: Serving, jobs: int, steps: int) -> list
     return found
 
 
+def memory_rows(memory: Sequence[tuple[int, float]]) -> list[Row]:
+    """Rows for checkpoints of one run, at least two, each so many jobs and MB: the first, the last, the growth between them, the slope.
+
+    The slope is the line of least squares through all of them; beside it the least and the greatest step from one to the next.
+    """
+    (first_jobs, first), (last_jobs, last) = memory[0], memory[-1]
+    rows = [
+        Row(f"memory after {count:,} jobs", {"measured": figure([value], "MB"), "how": "one worker process, resident"})
+        for count, value in (memory[0], memory[-1])
+    ]
+    how = f"from {first_jobs:,} to {last_jobs:,} jobs, one run"
+    rows.append(Row(GROWTH, {"measured": figure([100 * (last - first) / first], "%"), "how": how}))
+    steps = tuple(1e3 * (after - before) for (_, before), (_, after) in itertools.pairwise(memory))
+    part = (last_jobs - first_jobs) // len(steps)
+    slope = linear_regression([jobs for jobs, _ in memory], [value for _, value in memory]).slope
+    seen = ", ".join(f"{value:.2f}" for _, value in memory)
+    how = f"per {part:,} jobs: least squares, least and greatest step; MB at the {len(memory)} checkpoints: {seen}"
+    rows.append(Row(SLOPE, {"measured": Figure(steps, "KB", pooled=1e3 * slope * part), "how": how}))
+    return rows
+
+
 def measure(bench: Bench, sizes: Sizes) -> Table:
     """Everything above, and the memory of a worker after 1,000,000 jobs (once, for it takes long)."""
-    with bench.server() as serving:
+    with contextlib.ExitStack() as stack:
+        serving = stack.enter_context(bench.server())
+        servers = {kind: stack.enter_context(bench.server(kind=kind)) for kind in QUEUED_BYTES if is_installed(kind)}
         variants: dict[str, Callable[[], Costs]] = {
             "submit": partial(_submit, bench, serving, sizes),
             "bulk": partial(_bulk, bench, serving, sizes.bulk_jobs),
             "run": partial(_run, bench, serving, sizes.drain_jobs),
             "run and keep": partial(_run_kept, bench, serving, sizes.drain_jobs // 4),
-            "queued": partial(_queued, bench, serving, sizes.queued_jobs),
             "idle": partial(_idle, bench, serving, sizes.idle_s),
             "import": partial(_import, bench, serving, sizes.imports),
             "start": partial(_start, bench, serving),
         }
+        for kind, other in servers.items():
+            variants[queued_label(kind)] = partial(_queued, bench, other, queued_label(kind), sizes.queued_jobs)
         outcomes = bench.interleaved(KEY, variants)
         after = {"memory": partial(_memory_after, bench, serving, sizes.memory_jobs, sizes.memory_steps)}
         memory = bench.interleaved(f"{KEY}, memory", after, 1)["memory"][0]
-    values: dict[str, list[float]] = {name: [] for name in HOW}
+    values: dict[str, list[float]] = {name: [] for name in (*HOW, *map(queued_label, QUEUED_BYTES))}
     units: dict[str, str] = {}
     for runs in outcomes.values():
         for run in runs:
@@ -182,12 +223,8 @@ def measure(bench: Bench, sizes: Sizes) -> Table:
                 values[name].append(value)
                 units[name] = unit
     rows = [Row(name, {"measured": figure(values[name], units[name]), "how": how}) for name, how in HOW.items()]
-    (first_jobs, first), (last_jobs, last) = memory[0], memory[-1]
-    grown = 100 * (last - first) / first
-    for count, value in (memory[0], memory[-1]):
-        rows.append(Row(f"memory after {count:,} jobs", {"measured": figure([value], "MB"), "how": "one worker process, resident"}))
-    how = f"from {first_jobs:,} to {last_jobs:,} jobs, one run"
-    rows.append(Row(GROWTH, {"measured": figure([grown], "%"), "how": how}))
+    rows += [_queued_row(kind, values[queued_label(kind)], servers.get(kind)) for kind in QUEUED_BYTES]
+    rows += memory_rows(memory)
     return Table(
         KEY,
         "Cost",
@@ -195,21 +232,18 @@ def measure(bench: Bench, sizes: Sizes) -> Table:
         COLUMNS,
         tuple(rows),
         ("CPU times include the kernel's. Commands inside of scripts count as the server counts them.",),
-        judged(rows, _aims(serving.name)),
+        judged(rows, AIMS),
     )
 
 
-GROWTH = "memory growth of a worker"
-
-
-def _aims(server: str) -> list[Aim]:
-    memory = "server memory per queued job"
-    most = 1_250 if "Valkey" in server else 1_510
-    return [
-        Aim(f"Memory per queued 1 KB job: at most {most:,} bytes on {server.rsplit(': ', maxsplit=1)[-1]}", memory, "measured", most=most),
-        Aim("Idle worker: at most 2 commands per second", "commands of an idle worker", "measured", most=2),
-        Aim("Idle worker process (its supervisor apart): at most 35 MB", "memory of an idle worker process", "measured", most=35),
-        Aim("import bananas: at most 40 ms", "import bananas", "measured", most=40),
-        Aim("Round trips: at most 3 per 100 jobs at 100 slots", "round trips, run", "measured", most=3),
-        Aim("Memory of a worker stays flat: at most 5% more at the end than after the first tenth", GROWTH, "measured", most=5),
-    ]
+AIMS = (
+    *(
+        Aim(f"Memory per queued 1 KB job: at most {most:,} bytes on {SERVERS[kind]}", queued_label(kind), "measured", most=most)
+        for kind, most in QUEUED_BYTES.items()
+    ),
+    Aim("Idle worker: at most 2 commands per second", "commands of an idle worker", "measured", most=2),
+    Aim("Idle worker process (its supervisor apart): at most 35 MB", "memory of an idle worker process", "measured", most=35),
+    Aim("import bananas: at most 40 ms", "import bananas", "measured", most=40),
+    Aim("Round trips: at most 3 per 100 jobs at 100 slots", "round trips, run", "measured", most=3),
+    Aim("Memory of a worker stays flat: at most 5% more at the end than after the first tenth", GROWTH, "measured", most=5),
+)

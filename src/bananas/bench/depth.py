@@ -40,6 +40,11 @@ def _row(depth: int, runs: list[dict[int, list[int]]]) -> Row:
     return Row(f"{depth:,} queued", dict(zip(COLUMNS, cells, strict=True)))
 
 
+def goal_text(batch: int, depths: tuple[int, ...]) -> str:
+    """The words of a goal."""
+    return f"A claim of {batch} at {depths[-1]:,} queued: p50 at most {FACTORS[batch]} times that at {depths[0]:,}"
+
+
 def _goals(rows: tuple[Row, ...], depths: tuple[int, ...]) -> list[Goal]:
     """The deepest against the shallowest."""
     found = []
@@ -47,8 +52,7 @@ def _goals(rows: tuple[Row, ...], depths: tuple[int, ...]) -> list[Goal]:
         shallow, deep = (row.cells[f"claim {batch}, p50"] for row in (rows[0], rows[-1]))
         if isinstance(shallow, Figure) and isinstance(deep, Figure):
             ratio = deep.headline / shallow.headline
-            text = f"A claim of {batch} at {depths[-1]:,} queued: p50 at most {factor} times that at {depths[0]:,}"
-            found.append(Goal(text, ratio <= factor, f"{ratio:.2f}x"))
+            found.append(Goal(goal_text(batch, depths), ratio <= factor, f"{ratio:.2f}x"))
     return found
 
 

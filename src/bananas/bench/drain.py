@@ -66,6 +66,11 @@ def measure(bench: Bench, sizes: Sizes) -> Table:
     )
 
 
+def two_text(size: str) -> str:
+    """The words of a goal."""
+    return f"Drain {size}: two processes are faster than one"
+
+
 def _two_beat_one(rows: tuple[Row, ...]) -> list[Goal]:
     """Two processes are faster than one, at each size and 100 slots."""
     cells = {row.label: row.cells["jobs/s"] for row in rows}
@@ -74,7 +79,7 @@ def _two_beat_one(rows: tuple[Row, ...]) -> list[Goal]:
         one, two = cells.get(label(size, 1, 100)), cells.get(label(size, 2, 100))
         if isinstance(one, Figure) and isinstance(two, Figure):
             met = two.headline > one.headline
-            found.append(Goal(f"Drain {size}: two processes are faster than one", met, f"{two.headline / one.headline:.2f}x"))
+            found.append(Goal(two_text(size), met, f"{two.headline / one.headline:.2f}x"))
     return found
 
 

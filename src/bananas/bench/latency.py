@@ -26,6 +26,7 @@ STAGES = ("start", "completed")
 COLUMNS = ("offered/s", "done/s", *(f"{stage} p{share:g}" for stage in STAGES for share in SHARES), "sent late p99")
 SLOTS = 100
 LOADS = (10, 50, 80)
+CAPACITY = "capacity"
 
 
 class Timed(Struct, frozen=True):
@@ -38,7 +39,30 @@ class Timed(Struct, frozen=True):
     late: list[int]
 
 
-def _open_loop(bench: Bench, serving: Serving, seconds: float, rate: float) -> Timed:
+class Capacity:
+    """What a worker does with a live producer, measured anew in each repetition; the loads that follow are shares of the last one."""
+
+    def __init__(self, bench: Bench, serving: Serving, jobs: int) -> None:
+        self._bench, self._serving, self._jobs = bench, serving, jobs
+        self._rates: list[float] = []
+
+    def measure(self) -> Timed:
+        """Once more."""
+        self._rates.append(live(self._bench, self._serving, self._jobs, Live(SLOTS)).rate)
+        return Timed(0, self._rates[-1], [], [], [])
+
+    def share(self, percent: float) -> float:
+        """So much of the last one, in jobs per second."""
+        return self._rates[-1] * percent / 100
+
+    @property
+    def median(self) -> float:
+        """The median of all."""
+        return median(self._rates)
+
+
+def _open_loop(bench: Bench, serving: Serving, seconds: float, capacity: Capacity, percent: float) -> Timed:
+    rate = capacity.share(percent)
     serving.empty()
     with bench.workers(serving.url, slots=SLOTS) as workers:
         load = Load(kind="open_loop", count=max(1, round(rate * seconds)), rate=rate, task="timed")
@@ -72,7 +96,7 @@ def _row(name: str, runs: list[Timed]) -> Row:
         return percentile_figures(samples, shares, "ms", MS) if all(samples) else ["-"] * len(shares)
 
     cells = (
-        figure((run.offered for run in runs), "/s"),
+        figure((run.offered for run in runs), "/s") if all(run.offered for run in runs) else "-",
         figure((run.done for run in runs), "/s"),
         *percentiles([run.starts for run in runs]),
         *percentiles([run.ends for run in runs]),
@@ -81,11 +105,10 @@ def _row(name: str, runs: list[Timed]) -> Row:
     return Row(name, dict(zip(COLUMNS, cells, strict=True)))
 
 
-def _variants(bench: Bench, sizes: Sizes, serving: Serving, capacity: float) -> dict[str, Callable[[], Timed]]:
-    loads = {f"{share}% of capacity": capacity * share / 100 for share in LOADS}
-    found: dict[str, Callable[[], Timed]] = {
-        name: partial(_open_loop, bench, serving, sizes.open_loop_s, rate) for name, rate in sizes.some(loads).items()
-    }
+def _variants(bench: Bench, sizes: Sizes, serving: Serving, capacity: Capacity) -> dict[str, Callable[[], Timed]]:
+    found: dict[str, Callable[[], Timed]] = {CAPACITY: capacity.measure}
+    for name, share in sizes.some({f"{share}% of capacity": share for share in LOADS}).items():
+        found[name] = partial(_open_loop, bench, serving, sizes.open_loop_s, capacity, share)
     for transport in bench.transports:
         url = serving.urls[transport]
         found[f"idle pick-up, {transport}"] = partial(_pick_up, bench, serving, url, sizes.pick_ups)
@@ -99,8 +122,7 @@ def _variants(bench: Bench, sizes: Sizes, serving: Serving, capacity: float) -> 
 def measure(bench: Bench, sizes: Sizes) -> Table:
     """10, 50 and 80 % of the capacity measured here; one job at a time for an idle worker; submit and wait for the result."""
     with bench.server() as serving:
-        found = bench.interleaved(f"{KEY}, capacity", {"capacity": partial(live, bench, serving, sizes.live_jobs, Live(SLOTS))})
-        capacity = median(run.rate for run in found["capacity"])
+        capacity = Capacity(bench, serving, sizes.live_jobs)
         outcomes = bench.interleaved(KEY, _variants(bench, sizes, serving, capacity))
     rows = tuple(_row(name, runs) for name, runs in outcomes.items())
     return Table(
@@ -111,10 +133,13 @@ def measure(bench: Bench, sizes: Sizes) -> Table:
         rows,
         (
             (
-                f"One worker process of {SLOTS} slots; its capacity with a live producer, measured here: {capacity:,.0f} jobs/s. Open loop "
-                f"for {sizes.open_loop_s:g} s at random times of that mean rate; latencies count from the time at which a job was to be "
-                "sent. The event loop of the sender wakes in whole milliseconds: how late it sent is in the last column, and in every "
-                "latency."
+                f"One worker process of {SLOTS} slots. Its capacity with a live producer is measured in each repetition, right before the "
+                f"loads, which are shares of it: {capacity.median:,.0f} jobs/s is the median, of which the median loads are shares."
+            ),
+            (
+                f"Open loop for {sizes.open_loop_s:g} s at random times of that mean rate; latencies count from the time at which a job "
+                "was to be sent. The event loop of the sender wakes in whole milliseconds: how late it sent is in the last column, and in "
+                "every latency."
             ),
             f"Start: every job. Completed: when the server had accepted the outcome, every {WATCH_EVERY}th job.",
             (

@@ -1,6 +1,6 @@
 """The report of a benchmark: Markdown with a section per table, its goals first, and the environment that its figures depend on."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from bananas.errors import ConfigError
 
 SHARE = "of the limit"
 EARLIER = "Of an earlier run:"
+NOT_MEASURED = "not measured in this run"
 HALF = "Drain, one process, 100 slots: at least 50% of the limit"
 HALF_ROWS = ("100 B, 1 process, 100 slots", "1 KB, 1 process, 100 slots")
 
@@ -97,8 +98,13 @@ def _with_share(table: Table, limit: Table) -> Table:
     for row in rows:
         share = row.cells[SHARE]
         if row.label in HALF_ROWS and isinstance(share, Figure):
-            goals += (Goal(f"{HALF}, {row.label.partition(',')[0]}", share.headline >= 50, str(share)),)
+            goals += (Goal(half_text(row.label.partition(",")[0]), share.headline >= 50, str(share)),)
     return replace(table, columns=(rate, SHARE, *table.columns[1:]), rows=rows, goals=goals)
+
+
+def half_text(size: str) -> str:
+    """The words of a goal."""
+    return f"{HALF}, {size}"
 
 
 def without_share(table: Table) -> Table:
@@ -129,13 +135,14 @@ def share_lines(tables: Sequence[Table]) -> list[str]:
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
-def markdown(report: Report, plots: Collection[str] = ()) -> str:
+def markdown(report: Report, plots: Collection[str] = (), every_goal: Mapping[str, Sequence[str]] | None = None) -> str:
     """The whole report.
 
     Args:
         plots: keys of the tables that have a plot in the folder `performance` beside the report.
+        every_goal: the words of all goals by the key of their table; those that no table has are told as not measured.
     """
-    parts = ["# Performance\n", _opening(report), _environment(report.environment), ORIGINAL, _goals(report.tables)]
+    parts = ["# Performance\n", _opening(report), _environment(report.environment), ORIGINAL, _goals(report.tables, every_goal or {})]
     parts += [_section(table, table.key in plots) for table in report.tables]
     return "\n".join(parts)
 
@@ -155,13 +162,17 @@ def _environment(environment: Environment) -> str:
     return "\n".join(["## Environment\n", "| | |", "|---|---|", *lines, ""])
 
 
-def _goals(tables: Sequence[Table]) -> str:
-    goals = [(table, goal) for table in tables for goal in table.goals]
-    if not goals:
+def _goals(tables: Sequence[Table], every: Mapping[str, Sequence[str]]) -> str:
+    goals = [goal for table in tables for goal in table.goals]
+    texts = {goal.text for goal in goals}
+    absent = [text for wanted in every.values() for text in wanted if text not in texts]
+    if not goals and not absent:
         return ""
-    met = sum(goal.met for _, goal in goals)
-    lines = [f"| {_escaped(goal.text)} | {'met' if goal.met else '**missed**'} | {_escaped(_short(goal))} |" for _, goal in goals]
-    return "\n".join([f"## Goals: {met} of {len(goals)} met\n", "| Goal | | Measured |", "|---|---|---:|", *lines, ""])
+    met, left = sum(goal.met for goal in goals), f", {len(absent)} not measured" if absent else ""
+    lines = [f"| {_escaped(goal.text)} | {'met' if goal.met else '**missed**'} | {_escaped(_short(goal))} |" for goal in goals]
+    lines += [f"| {_escaped(text)} | {NOT_MEASURED} | - |" for text in absent]
+    heading = f"## Goals: {met} of {len(goals) + len(absent)} met{left}\n"
+    return "\n".join([heading, "| Goal | | Measured |", "|---|---|---:|", *lines, ""])
 
 
 def _short(goal: Goal) -> str:

@@ -12,11 +12,12 @@ from msgspec import Struct
 
 from bananas.address import parse_url
 from bananas.connection import ReplyError, SyncConnection
-from bananas.errors import BrokerUnavailable
+from bananas.errors import BrokerUnavailable, ConfigError
 from bananas.server import PrivateServer, ServerBinary, find_server_binary, unix_url
 
 KINDS = ("redis", "valkey", "embedded")
 TIMEOUT_S = 60.0
+BUFFERS = ("mem_clients_normal", "mem_aof_buffer")  # of connections and of the append-only file: they come and go
 
 
 class Usage(Struct, frozen=True):
@@ -54,10 +55,11 @@ class Serving:
         urls: by transport, "TCP" and "unix", the first the usual one.
         name: kind and version, in words.
         pid: of the server.
+        directory: of an embedded one: programs that work there use it.
     """
 
-    def __init__(self, urls: Mapping[str, str], name: str, pid: int) -> None:
-        self.urls, self.name, self.pid = dict(urls), name, pid
+    def __init__(self, urls: Mapping[str, str], name: str, pid: int, directory: Path | None = None) -> None:
+        self.urls, self.name, self.pid, self.directory = dict(urls), name, pid, directory
         self._connection = SyncConnection(parse_url(next(reversed(self.urls.values()))), "bench", TIMEOUT_S)
 
     @property
@@ -83,7 +85,7 @@ class Serving:
         calls = {name[8:]: int(text.split(",")[0][6:]) for name, text in self.info("commandstats").items()}
         return Usage(
             float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),
-            int(memory["used_memory"]) - int(memory.get("mem_clients_normal", 0)),  # their buffers come and go
+            int(memory["used_memory"]) - sum(int(memory.get(name, 0)) for name in BUFFERS),
             {name: count for name, count in calls.items() if name != "info"},
             int(stats.get("total_reads_processed", 0)),
             int(stats["total_net_input_bytes"]),
@@ -100,12 +102,21 @@ class Serving:
         return found
 
     def empty(self) -> None:
-        """Delete every key; scripts stay loaded."""
-        self.ask("FLUSHALL")
+        """Delete every key, and give their memory back before this returns; scripts stay loaded."""
+        self.ask("FLUSHALL", "SYNC")
 
     def close(self) -> None:
         """Close the connection; the server goes on."""
         self._connection.close()
+
+
+def is_installed(kind: str) -> bool:
+    """Whether there is a server program for a kind."""
+    try:
+        binary_of(kind)
+    except ConfigError:
+        return False
+    return True
 
 
 def binary_of(kind: str) -> ServerBinary:
@@ -126,20 +137,24 @@ def serve(kind: str, folder: Path, *, durable: bool = False) -> Generator[Servin
         return
     binary = binary_of(kind)
     with PrivateServer(folder, binary=binary, port=0, appendonly=durable) as server:
-        assert server.pid is not None
-        urls = {"TCP": server.url, "unix": unix_url(str(server.socket_path))}
-        serving = Serving(urls, _name(binary), server.pid)
+        serving = serving_of(server, binary)
         try:
             yield serving
         finally:
             serving.close()
 
 
+def serving_of(server: PrivateServer, binary: ServerBinary) -> Serving:
+    """A private server that runs, to be read off."""
+    assert server.pid is not None
+    return Serving({"TCP": server.url, "unix": unix_url(str(server.socket_path))}, _name(binary), server.pid)
+
+
 def _serve_embedded(folder: Path) -> Generator[Serving]:
     from bananas.embedded import join
 
     use = join(folder)
-    serving = Serving({"unix": use.url}, f"embedded: {_name(binary_of('embedded'))}", use.pid)
+    serving = Serving({"unix": use.url}, f"embedded: {_name(binary_of('embedded'))}", use.pid, folder)
     try:
         yield serving
     finally:

@@ -128,47 +128,58 @@ class Bench:
     # --- parts of a measurement ---
 
     @contextlib.contextmanager
-    def server(self, *, durable: bool = False) -> Generator[Serving]:
-        """A server of the kind asked for, empty; in memory only unless `durable` (AOF everysec)."""
-        with serve(self.kind, self.new_folder(), durable=durable) as serving:
+    def server(self, *, kind: str | None = None, durable: bool = False) -> Generator[Serving]:
+        """A server of the kind asked for, or of another; empty, and in memory only unless `durable` (AOF everysec)."""
+        with serve(kind or self.kind, self.new_folder(), durable=durable) as serving:
             yield serving
 
     @contextlib.contextmanager
-    def workers(self, url: str, *, slots: int = 10, processes: int = 1) -> Generator[Workers]:
-        """`bananas worker` on the benchmark's tasks, all of its processes ready; it is gone afterwards."""
-        with self.starting_workers(url, slots=slots, processes=processes) as workers:
+    def workers(self, url: str, *, slots: int = 10, processes: int = 1, settings: Mapping[str, str] | None = None) -> Generator[Workers]:
+        """`bananas worker` on the benchmark's tasks, all of its processes ready; it is gone afterwards.
+
+        Args:
+            settings: variables of its environment, beside the server's.
+        """
+        with self.starting_workers(url, slots=slots, processes=processes, settings=settings) as workers:
             log_path = workers.process.log_path
             workers.process.wait_for(lambda: log_path.read_text(errors="replace").count(READY) >= processes, START_TIMEOUT_S, "its start")
             yield workers
 
     @contextlib.contextmanager
-    def starting_workers(self, url: str, *, slots: int = 10, processes: int = 1) -> Generator[Workers]:
+    def starting_workers(
+        self, url: str, *, slots: int = 10, processes: int = 1, settings: Mapping[str, str] | None = None
+    ) -> Generator[Workers]:
         """The same, without waiting until it is ready."""
         counters = self.new_counters()
         command = [sys.executable, "-m", "bananas", "worker", "bananas.bench.tasks:app"]
         command += ["--concurrency", str(slots), "--processes", str(processes), "--log-level", "warning", "--shutdown-timeout", "3s"]
-        environment = own_environment(url) | {counter.FOLDER: str(counters), LIFELINE: "1"}
+        environment = own_environment(url) | {counter.FOLDER: str(counters), LIFELINE: "1"} | dict(settings or {})
         folder = self.new_folder()
         with Process(command, environment, folder / "worker.log", folder) as process:
             yield Workers(process, counters)
         shutil.rmtree(counters, ignore_errors=True)
 
     @contextlib.contextmanager
-    def loading(self, url: str, load: Load) -> Generator["Loading"]:
-        """A client process at work; it is gone afterwards."""
+    def loading(self, url: str | Path, load: Load, settings: Mapping[str, str] | None = None) -> Generator["Loading"]:
+        """A client process at work; it is gone afterwards.
+
+        Args:
+            url: of the server; a path: the client works in this folder with its embedded server, as a user's program does.
+            settings: variables of its environment, beside the server's.
+        """
         folder = self.new_folder()
         order, answer = folder / "order", folder / "answer"
         order.write_bytes(msgspec.msgpack.encode(load))
         command = [sys.executable, "-m", "bananas.bench.client", str(order), str(answer)]
-        environment = own_environment(url)
+        environment = own_environment(url) | dict(settings or {})
         if load.kind == "open_loop":  # one on a machine that is too slow shows its latency, and does not fail
             environment["BANANAS_CALL_TIMEOUT"] = "60s"
-        with Process(command, environment, folder / "client.log", folder) as process:
+        with Process(command, environment, folder / "client.log", url if isinstance(url, Path) else folder) as process:
             yield Loading(process, answer)
 
-    def load(self, url: str, load: Load) -> Loaded:
+    def load(self, url: str | Path, load: Load, settings: Mapping[str, str] | None = None) -> Loaded:
         """Run a client process to its end. Raises ProcessFailed."""
-        with self.loading(url, load) as loading:
+        with self.loading(url, load, settings) as loading:
             return loading.outcome()
 
     # --- repetitions ---
@@ -219,14 +230,15 @@ class Loading:
         return msgspec.msgpack.decode(self._answer.read_bytes(), type=Loaded)
 
 
-def own_environment(url: str) -> dict[str, str]:
-    """The variables of a process below the benchmark: the server's, and no setting of the user's."""
+def own_environment(url: str | Path) -> dict[str, str]:
+    """The variables of a process below the benchmark: the server's (a path: the embedded one's), and no setting of the user's."""
     import bananas
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in BARE_NAMES}
     source = str(Path(bananas.__file__).resolve().parents[1])
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return kept | {"REDIS_URL": url, "BANANAS_CONFIG": os.devnull, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    server = {"BANANAS_EMBEDDED": "1"} if isinstance(url, Path) else {"REDIS_URL": url}
+    return kept | server | {"BANANAS_CONFIG": os.devnull, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def queue_is_quiet(serving: Serving, queue: str = "default") -> bool:
