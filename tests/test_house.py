@@ -40,7 +40,7 @@ READING_ORDER = """
     middleware subscription result handle task places producer queue watcher server groups embedded app logs
     worker.table worker.vitals worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner
     worker.markers worker.fetcher worker.intake worker.engine worker.inline worker.maintenance
-    worker.control worker.child worker.__main__
+    worker.control worker.blocked worker.child worker.__main__
     worker.process worker.beat worker.health worker.probes worker.supervisor worker
     health findings audit repair inspector doctor.* doctor_command operate.* terminal.* testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*

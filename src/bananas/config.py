@@ -144,6 +144,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_health_host: Annotated[str, HOST, "Where it listens for probes; they come from outside of a container."] = "0.0.0.0"
     worker_heartbeat_file: Annotated[str | None, PATH, "A file that `bananas worker` keeps up to date, for probes without a port."] = None
     worker_live_timeout: Annotated[float, duration(1, 86_400, "60s"), "A process whose loops stand still for so long is not live."] = 60.0
+    blocked_loop_warning: Annotated[
+        float, duration(0, 3600, "1s"), "Who blocks a worker's event loop for so long is logged, 0 = nobody."
+    ] = 1.0
     durability: Annotated[Durability, choice(get_args(Durability)), "How safe a submit is when it returns: docs/guarantees.md."] = "default"
     durability_replicas: Annotated[int, whole(1, 10, 2), "Replicas that `replicated` waits for."] = 1
     durability_timeout: Annotated[float, duration(0.01, 60, "500ms"), "How long `replicated` and `fsynced` wait at most."] = 2.0

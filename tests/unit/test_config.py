@@ -96,6 +96,7 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "BANANAS_WORKER_HEALTH_HOST": ("::", {"worker_health_host": "::"}),
     "BANANAS_WORKER_HEARTBEAT_FILE": ("/run/a b/heartbeat", {"worker_heartbeat_file": "/run/a b/heartbeat"}),
     "BANANAS_WORKER_LIVE_TIMEOUT": ("2m", {"worker_live_timeout": 120.0}),
+    "BANANAS_BLOCKED_LOOP_WARNING": ("250ms", {"blocked_loop_warning": 0.25}),
     "BANANAS_SUBMIT_RATE": ("12.5", {"submit_rate": 12.5}),
     "BANANAS_RESULT_TTL_SUCCESS": ("5", {"result_ttl_success": 5.0}),
     "BANANAS_RESULT_TTL_FAILURE": ("6", {"result_ttl_failure": 6.0}),

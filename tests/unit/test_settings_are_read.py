@@ -58,6 +58,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "worker_health_host": {"worker_health_host": "127.0.0.1"},
     "worker_heartbeat_file": {"worker_heartbeat_file": "/tmp/heartbeat"},
     "worker_live_timeout": {"worker_live_timeout": 7},
+    "blocked_loop_warning": {"blocked_loop_warning": 7},
     "durability": {"durability": "replicated"},
     "durability_replicas": {"durability_replicas": 2},
     "durability_timeout": {"durability_timeout": 0.5},

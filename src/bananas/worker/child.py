@@ -29,6 +29,7 @@ from bananas.errors import BananasError, BrokerError, ConfigError
 from bananas.logs import configure
 from bananas.worker import table as tables
 from bananas.worker import vitals
+from bananas.worker.blocked import Watch
 from bananas.worker.control import RECYCLED, UNREACHED, Hello, Lines, Message, Probing, WorkerSpec, line, send_hello
 from bananas.worker.engine import Engine, open_queues
 from bananas.worker.intake import by_server
@@ -73,8 +74,7 @@ class Child:
                 stack.push_async_callback(self._runner.pool.close)
             self._greet(queues)
             loops = self._start_loops()
-            self._ticker.turn()
-            stack.callback(self._ticker.close)
+            self._show_vitals(stack)
             await self._intake.drained.wait()
             if self._failure is not None:
                 raise self._failure
@@ -100,12 +100,19 @@ class Child:
         self._table_fd = tables.make_file(capacity)
         self._table = LeaseTable(self._table_fd, capacity)
         self._vitals_fd = vitals.make_file()
-        self._ticker = Ticker(Vitals(self._vitals_fd), self._sign)
+        self._vitals = Vitals(self._vitals_fd)
         self._engine = Engine(self.app, self.boot, queues, self._table)
         self._runner, self._intake = self._engine.runner, self._engine.intake
         if any(task.isolated for task in self._runner.tasks.values()):
             recipe = Recipe(self._spec.target, self._spec.modules, self._spec.settings, os.dup(self._table_fd))
             self._runner.pool = IsolatedPool(recipe)
+
+    def _show_vitals(self, stack: AsyncExitStack) -> None:
+        ticker = Ticker(self._vitals, self._sign)
+        if self.settings.blocked_loop_warning:
+            stack.callback(Watch(ticker, self._vitals, self.settings.blocked_loop_warning, self._runner.running).close)
+        stack.callback(ticker.close)
+        ticker.turn()
 
     def _sign(self) -> Sign:
         paused = frozenset(served.index for served in self._engine.queues if served.paused)

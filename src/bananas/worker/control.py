@@ -4,7 +4,9 @@ supervisor -> child   start, lost, cancelled, stop, cancel, quiet
 child -> supervisor   hello (with the file descriptors of the table and the vitals), bye
 """
 
+import signal
 import socket
+import sys
 from typing import Any
 
 import msgspec
@@ -17,16 +19,19 @@ from bananas.errors import describe
 RECYCLED = "recycled"  # how a child's farewell begins when another is to take its place
 
 
+# Makes a child write its stack. One that programs do not use, where there are such ones.
+DUMP_SIGNAL: int = signal.SIGRTMIN + 7 if sys.platform == "linux" else signal.SIGUSR2
 UNREACHED = "unreached"  # the farewell of one that did not start, since the server does not answer
 
 
 class Probing(Struct, frozen=True, kw_only=True):
-    """How probes are served: see the settings worker_health_port, _host, worker_heartbeat_file and worker_live_timeout."""
+    """How a worker is watched and probes are served: see the settings worker_health_*, worker_heartbeat_file and the like."""
 
     port: int | None = None
     host: str = "0.0.0.0"
     file: str = ""
     live_timeout: float = 60.0
+    blocked_warning: float = 0.0
 
     @classmethod
     def of(cls, settings: Settings) -> "Probing":
@@ -36,6 +41,7 @@ class Probing(Struct, frozen=True, kw_only=True):
             host=settings.worker_health_host,
             file=settings.worker_heartbeat_file or "",
             live_timeout=settings.worker_live_timeout,
+            blocked_warning=settings.blocked_loop_warning,
         )
 
 

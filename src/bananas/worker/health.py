@@ -47,6 +47,10 @@ class Child(Protocol):
         """Whether a signal has stopped it."""
         ...
 
+    def dump(self) -> None:
+        """Have it write its stack to stderr."""
+        ...
+
 
 class Shift(NamedTuple):
     """What a supervisor says of itself and its processes.
@@ -103,11 +107,15 @@ class _Track:
 
     def __init__(self) -> None:
         self.state, self.seconds, self.progress = "starting", 0.0, 0.0
+        self.held_s, self.told = 0.0, False
 
     def look(self, child: Child, sign: Sign | None, now: float, passed: float) -> None:
         state = "starting" if sign is None else self._state_of(child, sign, now)
         self.seconds = self.seconds + passed if state == self.state else 0.0
         self.state = state
+        held = state == "blocked" and sign is not None and 0 < sign.watched < now - LATE_S
+        self.held_s = self.held_s + passed if held else 0.0
+        self.told = self.told and held
 
     def _state_of(self, child: Child, sign: Sign, now: float) -> str:
         if sign.turned and now - sign.turned > LATE_S:
@@ -156,6 +164,16 @@ class Observer:
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             at_monotonic=now,
         )
+
+    def mute(self, shift: Shift, threshold_s: float) -> list[tuple[Child, float]]:
+        """The processes, each once, in which somebody has held the GIL in C for longer than this, and for how long."""
+        found = []
+        for child in shift.children:
+            track = self._tracks.get(child.pid)
+            if track is not None and track.held_s + LATE_S > threshold_s and track.held_s and not track.told:
+                track.told = True
+                found.append((child, track.held_s + LATE_S))
+        return found
 
     def _process(self, child: Child, sign: Sign | None, now: float) -> ProcessHealth:
         track = self._tracks[child.pid]

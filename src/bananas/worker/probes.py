@@ -67,7 +67,7 @@ class Probes:
                     host, port = listener.getsockname()[:2]
                     self._say(f"health at http://{f'[{host}]' if ':' in host else host}:{port}/health")
             self._probing = probing
-        if self._thread is None and (probing.port is not None or probing.file):
+        if self._thread is None and (probing.port is not None or probing.file or probing.blocked_warning):
             self._thread = threading.Thread(target=self._run, name="bananas-health", daemon=True)
             self._thread.start()
 
@@ -98,7 +98,12 @@ class Probes:
         door.close()
 
     def _look(self) -> Health:
-        return self._observer.look(self._shift(), self._probing.live_timeout)
+        shift = self._shift()
+        health = self._observer.look(shift, self._probing.live_timeout)
+        for child, seconds in self._observer.mute(shift, self._probing.blocked_warning) if self._probing.blocked_warning else ():
+            self._say(f"process {child.pid}: no Python code has run for {seconds:.1f} s, the GIL is held in C. Its stack:")
+            child.dump()
+        return health
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,7 +9,7 @@ import threading
 from collections import defaultdict
 
 from bananas.keys import QueueKeys
-from bananas.worker.control import Hello, Lines, Message, WorkerSpec, line
+from bananas.worker.control import DUMP_SIGNAL, Hello, Lines, Message, WorkerSpec, line
 from bananas.worker.table import HeldLease, LeaseTable
 from bananas.worker.vitals import Vitals
 
@@ -79,6 +79,11 @@ class ChildProcess:
         except OSError:
             state = subprocess.run(["ps", "-o", "stat=", "-p", str(self.process.pid)], capture_output=True, text=True, check=False).stdout
             return state.strip().startswith("T")
+
+    def dump(self) -> None:
+        """Have it write its stack to stderr."""
+        if not self.ended:
+            self.process.send_signal(DUMP_SIGNAL)
 
     def held(self) -> dict[int, list[HeldLease]]:
         """The leases in its table, by queue."""
