@@ -172,6 +172,8 @@ class PrivateServer:
         for chance in (2, 1, 0):
             if self._port_is_free_choice:
                 self._port = free_port()
+            if self._process is not None:
+                self._process.kill()  # it is dead: its guard goes too
             self._process = self._spawn()
             if self._process.wait_until_ready(timeout):
                 self._port_is_free_choice = False  # announced by now

@@ -241,7 +241,7 @@ def slow(tmp_path: Path) -> str:
     root.mkdir()
     for number in range(400):
         with open(root / f"{number}", "wb") as file:
-            file.truncate(1 << 18)
+            file.truncate(1 << 21)
     return str(root)
 
 
@@ -253,7 +253,8 @@ def test_no_process_is_left_when_the_demo_is_ended_early(slow: str, start: Any, 
     kill(demo.process.pid, number)
     assert demo.wait() != 0
     assert "Error" not in demo.output, "the demo, and its workers, end without a complaint"
-    wait_until(lambda: all(map(is_gone, pids)), "the end of the workers", 20)
+    # Their server is gone too: what they could not settle holds them for shutdown_timeout and a little, 30 s.
+    wait_until(lambda: all(map(is_gone, pids)), "the end of the workers", 40)
     if number != signal.SIGKILL:
         assert [path for path in demo.temporary.iterdir() if path.name.startswith("bananas-demo-")] == []
 
