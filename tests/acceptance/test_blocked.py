@@ -48,7 +48,6 @@ async def test_who_blocks_the_loop_is_told_once_with_place_and_job_and_again_whe
     assert (first["job"], first["task"], first["level"]) == (job.id, task, "warning")
     assert (over["job"], over["task"]) == (job.id, task)
     assert over["seconds"] >= first["seconds"] > 0.4
-    assert over["seconds"] > 1.0
     if task != "matches":  # which tries shorter ones first, each of which may be long enough
         assert (len(told(worker, BLOCKED)), len(told(worker, OVER))) == (1, 1)
     assert worker.stop() == 0

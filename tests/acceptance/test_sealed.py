@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bananas.server import PrivateServer
 
+pytestmark = pytest.mark.timeout(150)  # what is handed back comes again after up to 30 s
 TARGET = "tests.apps.sealed:app"
 K1, K2 = (f"k{number}:{base64.b64encode(bytes([number]) * 32).decode()}" for number in (1, 2))
 NEEDLE = "needle-4711 " * 1_000
@@ -47,7 +48,7 @@ async def test_a_worker_without_the_key_hands_jobs_back_for_one_that_has_it(site
     assert (await job.info()).attempts == 0
     keyed(site, K1)
     able = site.worker(TARGET)
-    assert await job.result(timeout=20) == [str(able.pid), NEEDLE]
+    assert await job.result(timeout=50) == [str(able.pid), NEEDLE]
     assert "'k1'" in without.log
     assert K1.partition(":")[2] not in without.log + able.log
     assert without.process.poll() is None
@@ -59,12 +60,12 @@ async def test_a_worker_without_the_library_hands_jobs_back_for_one_that_has_it(
     site.environment["WITHOUT"] = "backports.zstd,compression.zstd"
     without = site.worker(TARGET)
     small, large = await site.app.submit("echo", "x"), await site.app.submit("echo", NEEDLE)
-    assert (await small.result(timeout=20))[1] == "x"
+    assert (await small.result(timeout=50))[1] == "x"
     await eventually(lambda: "cannot be opened here" in without.log, "a job that was handed back")
     assert "bananas-queue[zstd]" in without.log
     site.environment["WITHOUT"] = ""
     able = site.worker(TARGET)
-    assert await large.result(timeout=20) == [str(able.pid), NEEDLE]
+    assert await large.result(timeout=50) == [str(able.pid), NEEDLE]
     await site.app.close()
 
 
@@ -74,7 +75,7 @@ async def test_what_no_worker_can_open_is_dead_in_the_end_and_can_be_replayed(si
     first = site.worker(TARGET)
     job = await site.app.submit("echo", NEEDLE)
     with pytest.raises(TaskError, match=r"no worker could open the job for .* key 'k2'") as caught:
-        await job.result(timeout=20)
+        await job.result(timeout=50)
     assert caught.value.error_type == "Undecodable"
     (info,) = await site.app.queue("default").dead.list()
     assert (info.id, info.args) == (job.id, (NEEDLE,))
@@ -82,7 +83,7 @@ async def test_what_no_worker_can_open_is_dead_in_the_end_and_can_be_replayed(si
     keyed(site, f"{K2},{K1}")
     site.worker(TARGET)
     await site.app.queue("default").dead.replay(job.id)
-    assert (await job.result(timeout=20))[1] == NEEDLE
+    assert (await job.result(timeout=50))[1] == NEEDLE
     await site.app.close()
 
 
@@ -93,7 +94,7 @@ async def test_a_key_is_replaced_while_jobs_wait_and_run(sites: Any) -> None:
     site.worker(TARGET)
     new = Bananas(site.environment["REDIS_URL"], namespace=site.namespace, encryption_keys=f"{K2},{K1}")
     jobs += [await new.submit("echo", f"{NEEDLE}{number}") for number in range(20, 40)]
-    texts = [(await new.job(job.id).result(timeout=20))[1] for job in jobs]
+    texts = [(await new.job(job.id).result(timeout=50))[1] for job in jobs]
     assert texts == [f"{NEEDLE}{number}" for number in range(40)]
     await site.app.close()
     await new.close()
@@ -103,11 +104,11 @@ async def test_isolated_processes_and_failures_keep_the_secret(sites: Any) -> No
     site = sites(encryption_keys=K1, compression="zstd")
     keyed(site, K1)
     worker = site.worker(TARGET)
-    assert await (await site.app.submit("echo_isolated", NEEDLE)).result(timeout=20) == NEEDLE
+    assert await (await site.app.submit("echo_isolated", NEEDLE)).result(timeout=50) == NEEDLE
     for task, options in (("echo_isolated", {"fail": True}), ("fails", {})):
         job = await site.app.submit(task, NEEDLE, **options)
         with pytest.raises(TaskError, match="needle-4711"):
-            await job.result(timeout=20)
+            await job.result(timeout=50)
         (error, *_) = (await job.info()).errors or (await site.app.queue("default").dead.list())[0].errors
         assert "needle-4711" in error.message
         assert error.sealed == b""

@@ -134,6 +134,8 @@ class Book:
             return []
         connection = sqlite3.connect(path, timeout=30)
         try:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'commits'").fetchall():
+                return []  # the first to note a settle has made the file, and not yet the table
             rows = connection.execute("SELECT id, kind, fence, pid, at_ns, log_bytes FROM commits ORDER BY at_ns").fetchall()
         finally:
             connection.close()
