@@ -62,6 +62,12 @@ class _At(Request[T]):
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, self.now_ms, *self.args)
 
 
+class Confirmation(Request[T]):
+    """A plain command about what the requests before it have written: it is asked again when one of those is."""
+
+    __slots__ = ()
+
+
 def plain(parse: Callable[[Any], T], *command: Any) -> Request[T]:
     """A plain command."""
     return Request(parse, None, (), command)

@@ -11,8 +11,7 @@ nothing for a resend, which writes nothing; so each batch touches its `seen` key
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bananas import broker
-from bananas.broker import Request
+from bananas.broker import Confirmation, Request
 from bananas.config import Durability, Settings
 from bananas.errors import ServerUnsuitable
 from bananas.keys import QueueKeys
@@ -32,10 +31,10 @@ class Level(NamedTuple):
     def confirmation(self, keys: QueueKeys, boot: str, left_s: float) -> list[Request[Any]]:
         """What follows a batch of submits over the same connection; the last reply tells how far the batch has come."""
         wait_ms = round(max(_LEAST_S, min(self.timeout_s, left_s - _REPLY_S)) * 1000)
-        touch = broker.plain(int, "PEXPIRE", keys.seen(boot), SEEN_MS)
+        touch = Confirmation(int, None, (), ("PEXPIRE", keys.seen(boot), SEEN_MS))
         if self.name == "replicated":
-            return [touch, broker.plain(int, "WAIT", self.replicas, wait_ms)]
-        return [touch, broker.plain(_on_disk, "WAITAOF", 1, 0, wait_ms)]
+            return [touch, Confirmation(int, None, (), ("WAIT", self.replicas, wait_ms))]
+        return [touch, Confirmation(_on_disk, None, (), ("WAITAOF", 1, 0, wait_ms))]
 
     def shortfall(self, replies: Sequence[Any]) -> str:
         """Why the replies to `confirmation` do not confirm the batch, or ""."""

@@ -218,6 +218,7 @@ class Replicated(_Group):
         for server in replicas:
             ask(server, "REPLICAOF", "127.0.0.1", first.port)
             _until(lambda server=server: "master_link_status:up" in ask(server, "INFO", "replication").decode(), "a replica is in step")  # type: ignore[misc]
+        _until(lambda: _acknowledged(first) == len(replicas), "the primary hears of its replicas")
         self.sentinels = [PrivateServer(binary=self._binary, port=0, **self._as_sentinel(first)) for _ in range(self._count)]
         self.servers += self.sentinels
         self._start_all(self.sentinels)
@@ -237,6 +238,13 @@ class Replicated(_Group):
         (flat,) = [ask(sentinel, "SENTINEL", "MASTER", PRIMARY_NAME)]
         known = dict(zip(flat[::2], flat[1::2], strict=True))
         return int(known[b"num-other-sentinels"]) == self._count - 1 and int(known[b"num-slaves"]) == len(self.data) - 1
+
+
+def _acknowledged(primary: PrivateServer) -> int:
+    """How many replicas have told their primary that they have all it wrote; before their first word WAIT waits up to a second for it."""
+    told = ask(primary, "INFO", "replication").decode()
+    offset = next(line.partition(":")[2] for line in told.splitlines() if line.startswith("master_repl_offset:"))
+    return sum(f"state=online,offset={offset}," in line for line in told.splitlines())
 
 
 __all__ = ["PRIMARY_NAME", "Cluster", "Replicated", "ask"]

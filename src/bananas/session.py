@@ -10,7 +10,7 @@ from typing import Any
 
 from bananas import broker
 from bananas.address import Address, Command
-from bananas.broker import Request
+from bananas.broker import Confirmation, Request
 from bananas.connection import Connection, ConnectionLost, Reply, ReplyError, SyncConnection
 from bananas.discovery import find, find_sync
 from bananas.errors import AuthenticationFailed, BrokerError, BrokerUnavailable, QueueFull, ScriptFailed, ServerUnsuitable
@@ -61,6 +61,8 @@ def exchange(requests: Sequence[Request[Any]]) -> Generator[list[Command], list[
     replies = yield [request.command() for request in requests]
     missing = [i for i, reply in enumerate(replies) if _is_unknown(reply)]
     if missing:
+        # What confirms the others' writes spoke before these were made.
+        missing += [i for i in range(missing[0], len(requests)) if isinstance(requests[i], Confirmation)]
         scripts: set[Script] = {lacking for i in missing if (lacking := requests[i].script) is not None}
         loads: list[Command] = [("SCRIPT", "LOAD", script.source) for script in scripts]
         again = yield loads + [requests[i].command() for i in missing]

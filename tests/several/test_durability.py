@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.relay import Relay
-from tests.support import wait_until
+from tests.support import eventually, wait_until
 
 from bananas import Bananas, Unconfirmed
 from bananas.errors import ConfigError, ServerUnsuitable, SubmitManyError
 from bananas.groups import Replicated, ask
 from bananas.keys import parse_public_id
 from bananas.server import PrivateServer, find_server_binary, unix_url
-from bananas.task import Call
+from bananas.task import Call, SubmitOptions
 from bananas.testing import worker_for
 
 if TYPE_CHECKING:
@@ -109,6 +109,28 @@ async def test_a_resend_is_confirmed_anew_and_makes_no_second_job(pair: Replicat
         assert has(primary, app, app.job(caught.value.job_id))
         assert (await app.queue("default").counts()).ready == 3
         await app.close()
+
+
+async def test_a_script_that_the_server_lacks_does_not_make_a_submit_confirmed(pair: Replicated) -> None:
+    primary, replica = pair.data
+    app = Bananas(pair.url, durability_timeout=0.3)
+    options: SubmitOptions = {"durability": "replicated"}
+    for submit in (lambda: app.submit("any", options=options), lambda: asyncio.to_thread(app.submit_sync, "any", options=options)):
+        job = await app.submit("any", options={"durability": "replicated", "call_timeout": 20})
+        await eventually(lambda job=job: has(replica, app, job), "that the replica keeps up")  # type: ignore[misc]
+        ask(primary, "SCRIPT", "FLUSH")
+        wait_until(lambda: _offset(replica) >= _offset(primary), "that nothing is under way")
+        pause(replica)
+        with pytest.raises(Unconfirmed):
+            await submit()
+        go_on(replica)
+        await eventually(lambda: _offset(replica) >= _offset(primary), "that the replica keeps up")
+    await app.close()
+
+
+def _offset(server: PrivateServer) -> int:
+    info = dict(line.split(":", 1) for line in ask(server, "INFO", "replication").decode().splitlines() if ":" in line)
+    return int(info["master_repl_offset"] if info["role"] == "master" else info["slave_repl_offset"])
 
 
 async def test_two_levels_on_one_loop_do_not_hold_up_each_other(pair: Replicated) -> None:
