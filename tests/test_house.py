@@ -42,7 +42,8 @@ READING_ORDER = """
     worker.markers worker.fetcher worker.intake worker.engine worker.inline worker.maintenance
     worker.control worker.blocked worker.child worker.__main__
     worker.process worker.beat worker.health worker.probes worker.supervisor worker
-    health findings audit repair inspector doctor.* doctor_command operate.* terminal.* testing demo_tasks demo bench.* chaos.* cli.*
+    health findings audit repair inspector doctor.* doctor_command operate.* terminal.* http.* api_command
+    testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*
     bananas __main__
 """.split()
@@ -64,6 +65,8 @@ BANNED_AT_IMPORT = [
     "watchfiles",
     "psutil",
     "cryptography",
+    "starlette",
+    "uvicorn",
 ]
 
 BANNED_WORDS = {"manager", "managers", "util", "utils", "helper", "helpers", "common"}

@@ -1,4 +1,4 @@
-"""The command line: `bananas worker | scheduler | health | queues | jobs | job | replay | doctor | server | demo | bench | ...`.
+"""The command line: `bananas worker | scheduler | health | queues | jobs | job | replay | doctor | api | server | demo | ...`.
 
 Start-up counts, so a command imports what it needs when it runs. Every error of ours is one message on stderr: exit code 2 when a setting,
 a name or a module is wrong, 1 otherwise. Nobody sees a traceback for a misspelt option.
@@ -35,6 +35,7 @@ Examples:
   bananas job JOB_ID                               all of one job, and why it is not running
   bananas replay shop.tasks:app JOB_ID             run a dead job again
   bananas doctor shop.tasks:app --audit            is the server fit, and every job in its place?
+  bananas api shop.tasks:app                       an HTTP API, with a document at /openapi.json
   bananas server                                   a private server for this directory
   bananas demo                                     see it work
   bananas bench --quick                            measure it
@@ -110,6 +111,7 @@ class _Commands(click.Group):
     """Commands of other modules are imported when they are named."""
 
     ELSEWHERE: ClassVar = {
+        "api": "bananas.api_command:api_command",
         "bench": "bananas.bench.command:bench_command",
         "chaos": "bananas.chaos.command:chaos_command",
         "doctor": "bananas.doctor_command:doctor_command",

@@ -25,6 +25,7 @@ from bananas.values import (
     KEYS,
     LONGEST_S,
     NAMESPACE,
+    ORIGINS,
     PATH,
     PORT,
     PRIORITIES,
@@ -34,6 +35,7 @@ from bananas.values import (
     SOME_QUEUES,
     SOME_SHARDS,
     SOME_TASKS,
+    TOKENS,
     URL,
     Kind,
     Secret,
@@ -151,6 +153,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     durability_replicas: Annotated[int, whole(1, 10, 2), "Replicas that `replicated` waits for."] = 1
     durability_timeout: Annotated[float, duration(0.01, 60, "500ms"), "How long `replicated` and `fsynced` wait at most."] = 2.0
     submit_rate: Annotated[float, RATE, "Jobs per second that a client submits at most, 0 = no limit."] = 0.0
+    api_port: Annotated[int, PORT, "`bananas api` listens at this port."] = 8080
+    api_host: Annotated[str, HOST, "Where it listens; beyond this machine only with tokens."] = "127.0.0.1"
+    api_tokens: Annotated[Secret | None, TOKENS, "Who may use the HTTP API, and as what: docs/http.md."] = None
+    api_tokens_file: Annotated[str | None, PATH, "A file with the same, commas or line ends between them."] = None
+    api_cors_origins: Annotated[tuple[str, ...], ORIGINS, "Other sites whose pages may use the API."] = ()
+    api_max_body_bytes: Annotated[int, SIZE, "The largest request body."] = 8 * 2**20
+    api_rate: Annotated[float, RATE, "Requests per second of one client, in bursts of twice as many, 0 = no limit."] = 500.0
+    api_timeout: Annotated[float, duration(0.1, 3600, "30s"), "How long a request may take, besides what it asks to wait."] = 30.0
+    api_max_streams: Annotated[int, whole(0, 10_000, 100), "Event streams that are open at once."] = 100
 
     @property
     def slots(self) -> int:

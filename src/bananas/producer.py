@@ -216,20 +216,23 @@ class Producer:
             self._plans[name] = plan
         return plan
 
-    def pack(self, call: Call[Any]) -> tuple[_Plan, NewJob]:
-        """Check and pack a call. Raises SubmitError, ConfigError: nothing was sent."""
+    def pack(self, call: Call[Any], job_id: str = "", spread: str = "") -> tuple[_Plan, NewJob]:
+        """Check and pack a call, as a new job or under an id that it was given before; calls of one `spread` go to one shard.
+
+        Raises SubmitError, ConfigError: nothing was sent.
+        """
         task, given = call.task, call.options
         plan = self._plan(task, given)
         if plan.shards is not None:
-            plan = plan._replace(keys=plan.shards.choose(given.unique))
+            plan = plan._replace(keys=plan.shards.choose(given.unique or spread))
         known = self._tasks.get(task) if isinstance(task, str) else task
         if known is not None:
             known.signature.check(plan.task, call.args, call.kwargs)
         if given is NO_OPTIONS:
             usual: Envelope[Any] = Envelope(plan.task, call.args, call.kwargs or None, expires_ms=plan.expires_ms)
             if plan.sealed is None:
-                return plan, NewJob(new_id(plan.suffix), pack_envelope(usual, self._limit_bytes))
-            return plan, NewJob(*self._sealed(plan, plan.sealed, usual))
+                return plan, NewJob(job_id or new_id(plan.suffix), pack_envelope(usual, self._limit_bytes))
+            return plan, NewJob(*self._sealed(plan, plan.sealed, usual, job_id))
         envelope: Envelope[Any] = Envelope(
             plan.task,
             call.args,
@@ -243,16 +246,16 @@ class Producer:
             dict(given.headers) if given.headers else None,
         )
         if plan.sealed is None:
-            job_id, body = new_id(plan.suffix), pack_envelope(envelope, self._limit_bytes)
+            job_id, body = job_id or new_id(plan.suffix), pack_envelope(envelope, self._limit_bytes)
         else:
-            job_id, body = self._sealed(plan, plan.sealed, envelope)
+            job_id, body = self._sealed(plan, plan.sealed, envelope, job_id)
         delay_ms = given.delay_ms if given.at_ms is None else max(0, given.at_ms - round(time.time() * 1000))
         if 0 < plan.expires_ms <= delay_ms:
             raise ConfigError(f"the job would expire {plan.expires_ms / 1000:g} s from now, before it is ready: give a longer expires_in")
         return plan, NewJob(job_id, body, delay_ms, given.unique)
 
-    def _sealed(self, plan: _Plan, choice: Choice, envelope: Envelope[Any]) -> tuple[str, bytes]:
-        job_id = new_id(plan.suffix)
+    def _sealed(self, plan: _Plan, choice: Choice, envelope: Envelope[Any], job_id: str) -> tuple[str, bytes]:
+        job_id = job_id or new_id(plan.suffix)
         return job_id, pack_job(envelope, self._limit_bytes, self.client.seals, choice, (plan.keys, job_id))
 
     def handle(self, plan: _Plan, job: NewJob, job_id: str) -> Job[Any]:

@@ -36,6 +36,9 @@ _KEY = r"([A-Za-z0-9_-]{1,32}):([A-Za-z0-9+/_-]+)=*"
 KEY_BYTES = 32
 MAKE_KEY = "python -c 'import base64, os; print(\"k1:\" + base64.b64encode(os.urandom(32)).decode())'"
 NO_SECRET = "k1:dGhpcy1rZXktaXMtbm8tc2VjcmV0LW1ha2UteW91cnM="  # an example of the form; decoded it says so itself
+ROLES = ("viewer", "operator", "admin")
+MAKE_TOKEN = "python -c 'import secrets; print(\"admin:\" + secrets.token_urlsafe(32))'"
+_ORIGIN = r"https?://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?"
 _SECRET_OPTION = r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|%)[^=&;]*=)[^&]*"
 
 
@@ -237,6 +240,32 @@ def _secret_keys(value: object) -> Secret:
     return Secret(text)
 
 
+def parse_tokens(text: str) -> list[tuple[str, str]]:
+    """Role and token, in order, of "admin:token,viewer:sha256:hex", or of lines. Raises ConfigError, which shows no token."""
+    found: list[tuple[str, str]] = []
+    for place, entry in enumerate(re.findall(r"[^\s,]+", re.sub(r"(?m)#.*$", "", text)), 1):
+        role, _, token = entry.partition(":")
+        if role not in ROLES or not re.fullmatch(r"sha256:[0-9a-f]{64}|(?!sha256:)[\x21-\x7e]{16,200}", token):
+            raise ConfigError(
+                f"entry {place} is not role:token: a role is one of {', '.join(ROLES)}; a token has 16 to 200 printable ASCII characters, "
+                f"or is sha256: and the hex digest of one. Make one: {MAKE_TOKEN}"
+            )
+        found.append((role, token))
+    if not found:
+        raise ConfigError(f"there is no token in it. Make one: {MAKE_TOKEN}")
+    return found
+
+
+def _tokens(value: object) -> Secret:
+    reveal = getattr(value, "get_secret_value", None) or getattr(value, "reveal", None)
+    value = value if reveal is None else reveal()
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    if not isinstance(text, str):
+        raise ValueError
+    parse_tokens(text)
+    return Secret(text)
+
+
 def _show_size(value: int) -> str:
     return f"{value >> 20}MiB" if not value % 2**20 else f"{value >> 10}KiB" if not value % 2**10 else str(value)
 
@@ -275,6 +304,9 @@ DURATION = duration(0, LONGEST_S, "30s")
 KEYS = Kind("comma-separated id:key pairs, each key 32 bytes in base64", NO_SECRET, _secret_keys, str, secret=lambda _: "***")
 NAMESPACE = Kind("1 to 64 letters, digits, '_' or '-'", "shop", check_namespace)
 HOST = Kind("an address or name of this machine, :: for all of IPv6 and IPv4", "127.0.0.1", lambda v: _matched(r"[\w.:%-]{1,255}", v)[0])
+ORIGINS = Kind(
+    "comma-separated origins, http(s)://host[:port]", "https://ops.example.org", _items(lambda v: _matched(_ORIGIN, v)[0].lower())
+)
 PATH = Kind("a path", "/run/bananas/heartbeat", lambda v: _matched(r"[^\x00]{1,4000}", v)[0])
 PORT = Kind("a port from 1 to 65535, or 0 for a free one, which is logged", "8080", lambda v: _within(_integer(v), 0, 65_535))
 PRIORITY = Kind("high (100), normal (500), low (900) or a whole number from 0 to 1000", "high", _priority)
@@ -285,6 +317,9 @@ SOME_PRIORITIES = Kind(f"comma-separated priorities, each {PRIORITY.form}", "hig
 SOME_QUEUES = Kind("comma-separated queues, each once, with a weight from 1 to 1000 or none", "email:3,default:1", _routing_keys)
 SOME_SHARDS = Kind(f"comma-separated queues with their shards, 1 to {MOST_SHARDS}", "email:8,default:4", _shards)
 SOME_TASKS = Kind("comma-separated task names", "send_email,shop.resize", _items(check_task_name))
+TOKENS = Kind(
+    "comma-separated role:token pairs, the roles viewer, operator and admin", "admin:make-your-own-token", _tokens, str, lambda _: "***"
+)
 URL = Kind(_URL_FORM, "redis://:password@localhost:6379/0", _url, secret=mask_url)
 
 

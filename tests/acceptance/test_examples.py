@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,7 +20,7 @@ from tests.workers import WorkerProcess
 from bananas.server import PrivateServer
 
 FOLDER = ROOT / "examples"
-TESTED = {"quickstart", "bulk", "web", "cron"}
+TESTED = {"quickstart", "bulk", "web", "cron", "mounted"}
 
 
 @pytest.fixture
@@ -71,9 +72,9 @@ def test_cron(script: Any) -> None:
     assert len(ticks) == len(set(ticks)) == 3
 
 
-def request(url: str, method: str = "GET") -> tuple[int, dict[str, Any]]:
+def request(url: str, method: str = "GET", user: str = "") -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method, headers={"X-User": user}), timeout=20) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         with error:
@@ -99,3 +100,26 @@ def test_web(environ: dict[str, str], tmp_path: Path) -> None:
             assert request(f"{url}/")[0] == 404
         finally:
             web.terminate()
+
+
+def test_mounted(environ: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command, url = [sys.executable, "mounted.py", str(port)], f"http://127.0.0.1:{port}"
+    with worker(tmp_path, environ, "mounted:app"), subprocess.Popen(command, cwd=FOLDER, env=clean_environment(**environ)) as web:
+        try:
+            wait_until(lambda: is_open(port) or web.poll() is not None, "the web server", 30)
+            job_id = request(f"{url}/hello/ada")[1]["job"]
+            result = f"{url}/bananas/api/v1/jobs/{job_id}/result?wait=10"
+            assert request(result)[0] == 401
+            status, ending = request(result, user="bob")
+            assert (status, ending["value"]) == (200, "Hello, ada!")
+            assert request(f"{url}/bananas/api/v1/queues/greetings/pause", "POST", user="bob")[0] == 403
+            assert request(f"{url}/bananas/api/v1/queues/greetings/pause", "POST", user="ada") == (200, {"changed": True})
+        finally:
+            web.terminate()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from tests.support import eventually
 from tests.workers import WorkerProcess
@@ -18,6 +19,8 @@ from bananas.address import parse_url
 from bananas.connection import SyncConnection
 from bananas.doctor import diagnose
 from bananas.errors import RightsMissing
+from bananas.http import api
+from bananas.http.application import ROUTES
 from bananas.inspector import audit, repair, workers
 from bananas.lane import new_boot
 from bananas.rights import rules
@@ -351,3 +354,19 @@ async def test_a_role_needs_its_password(administered: Administered) -> None:
     with pytest.raises(AuthenticationFailed):
         await app.submit("double", 1)
     await app.close()
+
+
+async def test_the_http_api_does_all_that_it_can_as_an_operator(administered: Administered) -> None:
+    follow_the_page(administered)
+    app = administered.app("shop-operator")
+    transport = httpx.ASGITransport(api(app, role_of=lambda _: "admin"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        for body in ({"task": "x", "queue": "email"}, {"task": "x", "queue": "email", "delay": 60}):
+            answer = await client.post("/api/v1/jobs", json=body, headers={"Idempotency-Key": str(body)})
+            assert answer.status_code == 201
+        for route in ROUTES:
+            if route.path != "/events":
+                path = route.full_path.replace("{id}", answer.json()["id"]).replace("{queue}", "email")
+                content = {} if route.body is None else {"json": route.example}
+                assert (await client.request(route.method, path, **content)).status_code < 500
+    assert administered.refusals() == []

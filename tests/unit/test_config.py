@@ -98,6 +98,18 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "BANANAS_WORKER_LIVE_TIMEOUT": ("2m", {"worker_live_timeout": 120.0}),
     "BANANAS_BLOCKED_LOOP_WARNING": ("250ms", {"blocked_loop_warning": 0.25}),
     "BANANAS_SUBMIT_RATE": ("12.5", {"submit_rate": 12.5}),
+    "BANANAS_API_PORT": ("0", {"api_port": 0}),
+    "BANANAS_API_HOST": ("::1", {"api_host": "::1"}),
+    "BANANAS_API_TOKENS": (
+        f"viewer:{'v' * 16},admin:sha256:{'0a' * 32}",
+        {"api_tokens": Secret(f"viewer:{'v' * 16},admin:sha256:{'0a' * 32}")},
+    ),
+    "BANANAS_API_TOKENS_FILE": ("/run/secrets/tokens", {"api_tokens_file": "/run/secrets/tokens"}),
+    "BANANAS_API_CORS_ORIGINS": ("https://A.example, http://[::1]:80", {"api_cors_origins": ("https://a.example", "http://[::1]:80")}),
+    "BANANAS_API_MAX_BODY_BYTES": ("2MiB", {"api_max_body_bytes": 2 * 2**20}),
+    "BANANAS_API_RATE": ("0.5", {"api_rate": 0.5}),
+    "BANANAS_API_TIMEOUT": ("1m", {"api_timeout": 60.0}),
+    "BANANAS_API_MAX_STREAMS": ("0", {"api_max_streams": 0}),
     "BANANAS_RESULT_TTL_SUCCESS": ("5", {"result_ttl_success": 5.0}),
     "BANANAS_RESULT_TTL_FAILURE": ("6", {"result_ttl_failure": 6.0}),
 }

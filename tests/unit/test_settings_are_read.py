@@ -63,6 +63,15 @@ GIVEN: dict[str, dict[str, Any]] = {
     "durability_replicas": {"durability_replicas": 2},
     "durability_timeout": {"durability_timeout": 0.5},
     "submit_rate": {"submit_rate": 7},
+    "api_port": {"api_port": 0},
+    "api_host": {"api_host": "::1"},
+    "api_tokens": {"api_tokens": "viewer:0123456789abcdef"},
+    "api_tokens_file": {"api_tokens_file": "tokens.txt"},
+    "api_cors_origins": {"api_cors_origins": "https://ops.example.org"},
+    "api_max_body_bytes": {"api_max_body_bytes": 7},
+    "api_rate": {"api_rate": 7},
+    "api_timeout": {"api_timeout": 7},
+    "api_max_streams": {"api_max_streams": 7},
 }
 
 

@@ -1,0 +1,126 @@
+"""The routes of the whole: workers, cron entries, figures, events, health."""
+
+import asyncio
+from typing import Any
+
+from starlette.responses import Response
+
+from bananas import broker, operate
+from bananas.errors import BananasError
+from bananas.http.access import Role
+from bananas.http.events import EventStream, job_events, queue_events
+from bananas.http.routes import Asked, Reply, Route, job_of
+from bananas.http.values import EventsQuery, Live, Ready, ServerView, Stats
+from bananas.inspector import WorkerInfo, workers
+from bananas.session import server_info
+
+_READY_S = 2.0
+
+
+async def list_workers(asked: Asked) -> list[WorkerInfo]:
+    return await workers(asked.app)
+
+
+async def list_cron(asked: Asked) -> list[operate.CronState]:
+    return await operate.cron_entries(asked.app)
+
+
+async def show_stats(asked: Asked) -> Stats:
+    queues, alive, info = await asyncio.gather(
+        operate.queues(asked.app),
+        workers(asked.app),
+        asked.app.client.ask_home(asked.app.settings.namespace, server_info(), "reading the server's figures"),
+    )
+    totals = {state: sum(getattr(queue, state) for queue in queues) for state in ("ready", "scheduled", "running", "dead")}
+    return Stats(
+        namespace=asked.app.settings.namespace,
+        queues=len(queues),
+        **totals,
+        workers=len(alive),
+        slots=sum(worker.slots for worker in alive),
+        server=_server_view(info),
+    )
+
+
+def _server_view(info: dict[str, str]) -> ServerView:
+    return ServerView(
+        version=info.get("valkey_version", info.get("redis_version", "?")),
+        used_memory=int(info.get("used_memory", 0)),
+        maxmemory=int(info.get("maxmemory", 0)),
+        maxmemory_policy=info.get("maxmemory_policy", "?"),
+        connected_clients=int(info.get("connected_clients", 0)),
+        aof_enabled=info.get("aof_enabled") == "1",
+    )
+
+
+async def stream_events(asked: Asked) -> Response:
+    site, query = asked.site, asked.query
+    if query.job:
+        jobs = [job_of(site.app, public_id) for public_id in query.job]
+        return EventStream(site, job_events(site, jobs))
+    return EventStream(site, queue_events(site, list(query.queue)))
+
+
+async def health_live(_: Asked) -> Live:
+    return Live(True)
+
+
+async def health_ready(asked: Asked) -> Ready | Reply:
+    app = asked.app
+    request = broker.plain(tuple, "TIME")  # every role of the ACL may
+    try:
+        lane = app.client.here().lanes.home(app.settings.namespace)
+        (reply,) = await lane.ask(None, [request], min(_READY_S, app.settings.call_timeout), "asking the server")
+        reason = str(reply) if isinstance(reply, Exception) else ""
+    except BananasError as error:
+        reason = type(error).__name__
+    if asked.site.stopping.is_set():
+        reason = "stopping"
+    return Reply(Ready(False, [reason]), 503) if reason else Ready(True, [])
+
+
+_WHO = {"boot": "9f86d081884c7d65", "host": "web-1", "pid": 4711, "supervisor": 4700, "queues": ["email"], "tasks": ["send_email"]}
+_WORKER = _WHO | {"slots": 10, "running": [], "overdue": [], "started_ms": 1719830400000}
+_CRON = {"name": "report", "queue": "default", "schedule": "30 2 * * *", "timezone": "UTC", "missed": "once"}
+_TICKS = {"next_ms": 1719880200000, "announced_ms": 1719830400000, "announced": True}
+_SERVER = {"version": "9.1.2", "used_memory": 2_000_000, "maxmemory": 0, "maxmemory_policy": "noeviction", "connected_clients": 4}
+_STATS = {"namespace": "shop", "queues": 1, "ready": 12, "scheduled": 3, "running": 2, "dead": 1, "workers": 1, "slots": 10}
+_LOOK: dict[str, Any] = {"method": "GET", "role": Role.viewer, "tag": "overview"}
+_HEALTH: dict[str, Any] = {"method": "GET", "role": None, "tag": "health", "bare": True}
+_EVENTS = (
+    "With `job` (up to 100 times): an event `job` as each ends, like the answer of its result, then `end`. Otherwise an event `queues` "
+    "every second, for the queues named by `queue`, or all. A comment every 15 seconds keeps the connection; `problem` tells what is wrong."
+)
+
+ROUTES = [
+    Route(path="/workers", handler=list_workers, summary="The workers that are alive", reply=list[WorkerInfo], answer=[_WORKER], **_LOOK),
+    Route(path="/cron", handler=list_cron, summary="The cron entries", reply=list[operate.CronState], answer=[_CRON | _TICKS], **_LOOK),
+    Route(
+        path="/stats",
+        handler=show_stats,
+        summary="Totals of all queues and workers, and the server",
+        reply=Stats,
+        answer=_STATS | {"server": _SERVER | {"aof_enabled": True}},
+        **_LOOK,
+    ),
+    Route(
+        path="/events",
+        handler=stream_events,
+        summary="Server-sent events",
+        text=_EVENTS,
+        query=EventsQuery,
+        media="text/event-stream",
+        answer='event: queues\ndata: [{"name":"email","ready":12}]\n\n',
+        **_LOOK,
+    ),
+    Route(path="/health/live", handler=health_live, summary="Whether this process answers", reply=Live, answer={"live": True}, **_HEALTH),
+    Route(
+        path="/health/ready",
+        handler=health_ready,
+        summary="Whether the Redis or Valkey server answers too",
+        reply=Ready,
+        answer={"ready": True, "reasons": []},
+        statuses={200: "It does.", 503: "It does not: `reasons`."},
+        **_HEALTH,
+    ),
+]
