@@ -39,7 +39,7 @@ READING_ORDER = """
     address connection discovery scripts broker durability session lane coalescer sync_client background client rights
     middleware subscription result handle task places producer queue watcher server groups embedded app logs
     worker.table worker.vitals worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner
-    worker.markers worker.fetcher worker.intake worker.engine worker.inline worker.maintenance
+    worker.markers worker.sharing worker.fetcher worker.intake worker.opening worker.engine worker.inline worker.maintenance
     worker.control worker.blocked worker.child worker.__main__
     worker.process worker.beat worker.health worker.probes worker.supervisor worker
     health findings audit repair inspector doctor.* doctor_command operate.* terminal.* http.* api_command

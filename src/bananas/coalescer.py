@@ -44,12 +44,12 @@ class _Batch:
         self.patience = Patience(last.budget, what)
         self.patience.deadline = last.deadline
 
-    def requests(self, keys: QueueKeys, boot: str, level: Level | None) -> list[Request[Any]]:
+    def requests(self, lane: Lane, keys: QueueKeys, level: Level | None) -> list[Request[Any]]:
         """What is sent: always the same where it may have been done already; before that without entries whose callers have gone."""
         if not self.patience.sent:
             self.entries = [entry for entry in self.entries if not entry.future.done()]
-        request = broker.enqueue(keys, boot, self.number, [entry.job for entry in self.entries])
-        return confirmed(request, level, keys, boot, self.patience)
+        request = broker.enqueue(keys, lane.boot, self.number, [entry.job for entry in self.entries])
+        return confirmed(request, level, keys, lane.boot, self.patience.share(lane.address))
 
 
 class Coalescer:
@@ -135,7 +135,7 @@ class Coalescer:
         if connection is None or self._level is not None:
             self._insist(batch)
             return
-        (request,) = batch.requests(self._keys, self._lane.boot, None)
+        (request,) = batch.requests(self._lane, self._keys, None)
 
         def done(outcome: list[Reply] | ConnectionLost) -> None:
             if isinstance(outcome, ConnectionLost):
@@ -152,7 +152,7 @@ class Coalescer:
                     self._finish(batch, Delivery(ids))
 
         batch.patience.sent = True
-        connection.send([request.command()], batch.patience.left, done)
+        connection.send([request.command()], batch.patience.share(self._lane.address), done)
 
     def _insist(self, batch: _Batch) -> None:
         """The slow path: connect, load the script, resend under the same number, have it confirmed, or fail. Not where nobody waits."""
@@ -162,9 +162,7 @@ class Coalescer:
 
         async def deliver() -> None:
             try:
-                replies = await self._lane.insist(
-                    self._keys, lambda: batch.requests(self._keys, self._lane.boot, self._level), batch.patience
-                )
+                replies = await self._lane.insist(self._keys, lambda: batch.requests(self._lane, self._keys, self._level), batch.patience)
                 delivery = Delivery(answer(replies[0]), self._level.shortfall(replies[1:]) if self._level is not None else "")
             except BaseException as error:
                 for entry in batch.entries:

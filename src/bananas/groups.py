@@ -124,6 +124,11 @@ class Cluster(_Group):
         for server in self.servers[self._primaries :]:
             _until(lambda server=server: "master_link_status:up" in ask(server, "INFO", "replication").decode(), "replicas are in step")  # type: ignore[misc]
 
+    @property
+    def primaries(self) -> list[PrivateServer]:
+        """The servers that are primaries now."""
+        return [server for server in self.servers if server.pid is not None and ask(server, "ROLE")[0] == b"master"]
+
     def serving(self, slot: int) -> PrivateServer:
         """The primary that serves a slot, as the first node that answers sees it."""
         for server in self.servers:
@@ -142,7 +147,7 @@ class Cluster(_Group):
         ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", there)
         while names := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             ask(source, "MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", *names, timeout=10)
-        for server in (to, source, *self.servers[: self._primaries]):
+        for server in (to, source, *self.primaries):
             ask(server, "CLUSTER", "SETSLOT", slot, "NODE", there)
         took = time.monotonic() - began
         # The next move of this slot must not overtake the news of this one, or nodes disagree for ever about who has it.

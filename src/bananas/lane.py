@@ -59,6 +59,10 @@ class Patience:
         """Seconds for the next try: what is left, or as little as makes sense."""
         return max(LEAST_TRY_S, self.deadline - time.monotonic())
 
+    def share(self, address: Address) -> float:
+        """Seconds for one try. Where there are several servers one that is silent may have been replaced: half of what is left."""
+        return self.left if address.kind == "server" else max(LEAST_TRY_S, self.left / 2)
+
     @property
     def over(self) -> bool:
         """Whether the budget is used up."""
@@ -107,11 +111,9 @@ class Delivery(NamedTuple):
     shortfall: str = ""
 
 
-def confirmed(
-    request: Request[list[str] | None], level: Level | None, keys: QueueKeys, boot: str, patience: Patience
-) -> list[Request[Any]]:
-    """A submit, and what confirms its level."""
-    return [request] if level is None else [request, *level.confirmation(keys, boot, patience.left)]
+def confirmed(request: Request[list[str] | None], level: Level | None, keys: QueueKeys, boot: str, seconds: float) -> list[Request[Any]]:
+    """A submit, and what confirms its level within the seconds of its try."""
+    return [request] if level is None else [request, *level.confirmation(keys, boot, seconds)]
 
 
 class _Series:
@@ -215,10 +217,10 @@ class Lane:
         tries = 0
         while True:
             try:
-                connection = self.ready(keys) or await self._reach(keys, patience.left)
+                connection = self.ready(keys) or await self._reach(keys, patience.share(self.address))
                 requests, sent_before = write(), patience.sent
                 patience.sent = True
-                replies = await run(connection, requests, patience.left)
+                replies = await run(connection, requests, patience.share(self.address))
                 reason = unsettled(patience, replies, sent_before)
                 if reason is None:
                     return replies
@@ -247,7 +249,7 @@ class Lane:
         """Submit one batch; see `broker.enqueue`. Raises QueueFull, BrokerUnavailable."""
         async with self._submits.setdefault(keys, _Series()).turn(patience, self.address) as number:
             request = broker.enqueue(keys, self.boot, number, jobs)
-            replies = await self.insist(keys, lambda: confirmed(request, level, keys, self.boot, patience), patience)
+            replies = await self.insist(keys, lambda: confirmed(request, level, keys, self.boot, patience.share(self.address)), patience)
         return Delivery(answer(replies[0]), level.shortfall(replies[1:]) if level is not None else "")
 
     def close(self) -> None:

@@ -245,7 +245,7 @@ async def check(client: LoopClient, role: Role, queues: Sequence[QueueKeys], bud
         if queues:
             (user,) = await _told(client, queues[0], [broker.plain(_text, "ACL", "WHOAMI")], budget)
         for keys in queues:
-            requests = [broker.plain(_text, "ACL", "DRYRUN", user, *command) for command in needed(role, keys)]
+            requests = questions(role, user, keys)
             refusals |= dict.fromkeys(filter(None, map(partial(_refusal, keys.namespace), await _told(client, keys, requests, budget))))
     except _Untold as error:
         log.warning(

@@ -16,6 +16,7 @@ from bananas.errors import BrokerUnavailable
 from bananas.session import leads_elsewhere, named, pause_before
 
 _BATCH = 500
+TRY_S = 2.0
 Listener = Callable[[bytes], None]
 
 
@@ -55,8 +56,9 @@ class Subscription:
         tries = 0
         while True:
             try:
-                connection = await self._open(max(0.05, deadline - loop.time()))
-                await self._confirmation(connection, channels, deadline)
+                until = self._try_until(loop.time(), deadline)
+                connection = await self._open(until - loop.time())
+                await self._confirmation(connection, channels, until)
                 return connection
             except (TimeoutError, KeyError, BrokerUnavailable) as error:
                 if self._connection is not None:
@@ -67,6 +69,11 @@ class Subscription:
                     ) from error
             await pause_before(tries, deadline)
             tries += 1
+
+    def _try_until(self, now: float, deadline: float) -> float:
+        """When one try ends. Where there are several servers, one that is silent may have been replaced: it is looked for anew soon."""
+        most = deadline - now if self._address.kind == "server" else min(TRY_S, (deadline - now) / 2)
+        return now + max(0.05, most)
 
     async def _open(self, budget: float) -> Connection:
         async with self._opening:

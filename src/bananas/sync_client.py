@@ -32,7 +32,7 @@ class SyncLane:
     def _open(self, slot: int, patience: Patience) -> SyncConnection:
         connection = self._connections.get(slot)
         if connection is None or connection.closed:
-            connection = self._connections[slot] = open_checked_sync(self.address, self._name, patience.left, slot=slot)
+            connection = self._connections[slot] = open_checked_sync(self.address, self._name, patience.share(self.address), slot=slot)
         return connection
 
     def _slot(self, keys: QueueKeys) -> int:
@@ -42,8 +42,8 @@ class SyncLane:
         connection = self._open(self._slot(keys), patience)
         if keys.base not in self._known:
             home = self._open(home_slot(keys.namespace), patience) if self.address.clustered else connection
-            run_sync(home, [note_queue(keys)], patience.left)
-            *_, layout = run_sync(connection, note_layout(keys), patience.left)
+            run_sync(home, [note_queue(keys)], patience.share(self.address))
+            *_, layout = run_sync(connection, note_layout(keys), patience.share(self.address))
             if check_layout(keys, answer(layout)):
                 self._known.add(keys.base)
         return connection
@@ -56,7 +56,7 @@ class SyncLane:
                 connection = self._reach(keys, patience)
                 requests, sent_before = write(), patience.sent
                 patience.sent = True
-                replies = run_sync(connection, requests, patience.left)
+                replies = run_sync(connection, requests, patience.share(self.address))
                 reason = unsettled(patience, replies, sent_before)
                 if reason is None:
                     return replies
@@ -74,12 +74,12 @@ class SyncLane:
         request, connection = broker.enqueue(keys, self.boot, number, jobs), self._connections.get(self._slot(keys))
         if level is not None:
             self._check_level(keys, level, patience)
-            replies = self.insist(keys, lambda: confirmed(request, level, keys, self.boot, patience), patience)
+            replies = self.insist(keys, lambda: confirmed(request, level, keys, self.boot, patience.share(self.address)), patience)
             return Delivery(answer(replies[0]), level.shortfall(replies[1:]))
         if connection is not None and keys.base in self._known and not connection.closed:
             patience.sent = True
             try:
-                (reply,) = connection.execute((request.command(),), patience.left)
+                (reply,) = connection.execute((request.command(),), patience.share(self.address))
                 if not isinstance(reply, ReplyError):
                     return Delivery(request.read(reply))
                 patience.sent = not refused(request, reply)

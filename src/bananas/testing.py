@@ -38,10 +38,11 @@ from bananas.result import Outcome
 from bananas.seals import Seals
 from bananas.server import PrivateServer
 from bananas.worker import table as tables
-from bananas.worker.engine import Engine, open_queues
+from bananas.worker.engine import Engine
 from bananas.worker.inline import InlineRun
 from bananas.worker.loading import overridden
 from bananas.worker.maintenance import repeat
+from bananas.worker.opening import open_queues
 
 POLL_S = 0.005
 BEAT_S = 0.25
@@ -139,7 +140,7 @@ class Harness:
     def __init__(self, app: Bananas, engine: Engine) -> None:
         self._app, self._engine = app, engine
         engine.intake.begin(promotes=app.settings.enable_scheduler)
-        self._loops = [asyncio.ensure_future(loop) for loop in (*engine.intake.loops(), repeat(self._beat, "beat"))]
+        self._loops = [asyncio.ensure_future(loop) for loop in (*engine.loops(), repeat(self._beat, "beat"))]
 
     async def run_until_idle(self, timeout: float = 10.0, *, include_scheduled: bool = False) -> int:
         """Wait until nothing is ready, running or due in the queues that this worker serves, and no hook runs.

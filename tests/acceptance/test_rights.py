@@ -25,7 +25,7 @@ from bananas.inspector import audit, repair, workers
 from bananas.lane import new_boot
 from bananas.rights import rules
 from bananas.server import PrivateServer, find_server_binary
-from bananas.worker.engine import open_queues
+from bananas.worker.opening import open_queues
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

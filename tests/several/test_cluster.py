@@ -131,7 +131,7 @@ async def test_a_slot_may_move_while_its_queue_is_at_work(cluster: Cluster, site
 
     submitting = asyncio.create_task(submit())
     for _ in range(3):
-        for server in cluster.servers[:3]:
+        for server in cluster.primaries:
             await asyncio.to_thread(cluster.move, slot, server)
     await submitting
     ended = {job.id async for job in site.app.as_completed(submitted, timeout=30)}

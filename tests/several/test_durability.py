@@ -66,7 +66,7 @@ async def test_a_replicated_submit_returns_when_the_replica_has_the_job(pair: Re
 
 
 async def test_what_no_replica_confirms_is_told_with_its_id_and_runs(pair: Replicated) -> None:
-    app = Bananas(pair.url, durability_timeout=0.2)
+    app = Bananas(pair.url, durability_timeout=3, call_timeout=10)
 
     @app.task(durability="replicated")
     async def double(x: int) -> int:
@@ -92,7 +92,7 @@ async def test_what_no_replica_confirms_is_told_with_its_id_and_runs(pair: Repli
 async def test_a_resend_is_confirmed_anew_and_makes_no_second_job(pair: Replicated) -> None:
     primary, replica = pair.data
     async with Relay(unix_url(str(primary.socket_path))) as relay:
-        app = Bananas(relay.url, durability="replicated", durability_timeout=0.3)
+        app = Bananas(relay.url, durability="replicated", durability_timeout=3, call_timeout=10)
         await app.submit("any")
 
         async def stops() -> None:
@@ -113,7 +113,7 @@ async def test_a_resend_is_confirmed_anew_and_makes_no_second_job(pair: Replicat
 
 async def test_a_script_that_the_server_lacks_does_not_make_a_submit_confirmed(pair: Replicated) -> None:
     primary, replica = pair.data
-    app = Bananas(pair.url, durability_timeout=0.3)
+    app = Bananas(pair.url, durability_timeout=3, call_timeout=10)
     options: SubmitOptions = {"durability": "replicated"}
     for submit in (lambda: app.submit("any", options=options), lambda: asyncio.to_thread(app.submit_sync, "any", options=options)):
         job = await app.submit("any", options={"durability": "replicated", "call_timeout": 20})

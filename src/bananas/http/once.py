@@ -70,7 +70,7 @@ async def _store(app: Bananas, call: Call[Any], key: str, content: bytes) -> Job
     boot = _digest(f"{name} {job.job_id}".encode())
     request = broker.enqueue(plan.keys, boot, 1, [job])
     lane = app.client.here().lane(plan.keys, plan.level, bulk=False)
-    replies = await lane.insist(plan.keys, lambda: confirmed(request, plan.level, plan.keys, boot, patience), patience)
+    replies = await lane.insist(plan.keys, lambda: confirmed(request, plan.level, plan.keys, boot, patience.left), patience)
     ids = answer(replies[0])
     job_id = job.job_id if ids is None else ids[0]
     if plan.level is not None and (shortfall := plan.level.shortfall(replies[1:])):

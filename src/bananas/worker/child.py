@@ -31,11 +31,12 @@ from bananas.worker import table as tables
 from bananas.worker import vitals
 from bananas.worker.blocked import Watch
 from bananas.worker.control import RECYCLED, UNREACHED, Hello, Lines, Message, Probing, WorkerSpec, line, send_hello
-from bananas.worker.engine import Engine, open_queues
+from bananas.worker.engine import Engine
 from bananas.worker.intake import by_server
 from bananas.worker.isolated import IsolatedPool, Recipe
 from bananas.worker.loading import load_app, override
 from bananas.worker.maintenance import Clock, Upkeep, keys_of_cron, repeat
+from bananas.worker.opening import open_queues
 from bananas.worker.served import Served
 from bananas.worker.table import LeaseTable
 from bananas.worker.vitals import Sign, Ticker, Vitals
@@ -164,7 +165,7 @@ class Child:
         if settings.max_jobs or settings.max_memory_mb:
             loops.append(loop.create_task(self._recycle()))
         self._intake.begin(promotes=settings.enable_scheduler, burst=self._spec.burst, accepting=not only_upkeep)
-        loops += [loop.create_task(work) for work in self._intake.loops()]
+        loops += [loop.create_task(work) for work in self._engine.loops()]
         if self._quiet:
             self._be_quiet()
         for task in loops:

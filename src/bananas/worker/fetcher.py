@@ -12,8 +12,7 @@ deadline. After every wake, timeout, error and reconnect: claim.
 
 A turn whose reply is lost is of unknown fate: its settlements are sent again under the same number, its claim is undone by `recover`.
 
-A fetcher talks to one server. On a Cluster each slot has one (intake.py): they share the runner's slots and one rotation, and a server
-that is away holds up nobody but its own queues.
+A fetcher talks to one server. On a Cluster each slot has one (intake.py), and they share the slots of the runner (sharing.py).
 """
 
 import asyncio
@@ -36,13 +35,14 @@ from bananas.worker.run import Claimed, Grant
 from bananas.worker.runner import Runner
 from bananas.worker.served import FAIR_EVERY, Rotation, Served
 from bananas.worker.settler import Sent
+from bananas.worker.sharing import Sharing
 from bananas.worker.table import LeaseTable
 from bananas.worker.vitals import Pulse
 
 BLOCK_S = 2.0
 REST_S = 0.25
 SUSPECT_WAIT_S, LONGEST_SUSPECT_PAUSE_S = 30.0, 300.0
-TURN_TIMEOUT_S = 5.0
+TURN_TIMEOUT_S, SHARED_TURN_TIMEOUT_S = 5.0, 2.0  # shorter where other servers want the slots that a claim may fill
 log = structlog.get_logger("bananas.worker")
 
 
@@ -55,7 +55,7 @@ class Fetcher:
         wanted: which jobs this worker takes.
 
     Attributes:
-        siblings: the fetchers of other slots.
+        sharing: with whom it shares the slots; None where there is one server.
         asking: how many slots a claim under way may fill.
         burst: end when nothing is ready or running.
     """
@@ -73,7 +73,7 @@ class Fetcher:
         wanted: Filter = EVERYTHING,
     ) -> None:
         self.boot, self.queues = boot, list(queues)
-        self.siblings: list[Fetcher] = []
+        self.sharing: Sharing | None = None
         self.asking = 0
         self._slot = queues[0].keys.slot
         self._address, self._runner, self._table = address, runner, table
@@ -116,7 +116,7 @@ class Fetcher:
             served = self._next_claim()
             if self._suspect_turn():
                 await self._run_suspect()
-            elif served is not None or self._settling():
+            elif served is not None or self.settling:
                 failures = await self._turn_safely(served, failures)
             elif self._finished():
                 break
@@ -127,8 +127,8 @@ class Fetcher:
                     self._idle.set()
                 await self._event.wait()
                 self._idle.clear()
-        for sibling in self.siblings:
-            sibling.changed()
+        if self.sharing is not None:
+            self.sharing.wake()
 
     def _next_claim(self) -> Served | None:
         if not self.accepting or self._runner.free <= 0 or self._runner.suspects or self._runner.alone:
@@ -136,26 +136,11 @@ class Fetcher:
         if self._table.room < self._runner.free:
             return None
         now = asyncio.get_running_loop().time()
-        return self._next_of_all(now) if self.siblings else self._rotation.pick(now)
+        return self._rotation.pick(now) if self.sharing is None else self.sharing.next_for(self, now)
 
-    def _next_of_all(self, now: float) -> Served | None:
-        """A queue of ours whose turn it is among the queues of all; where it is another's turn, that fetcher hears of it."""
-        if self._room_for(1) <= 0:
-            return None
-        choice = self._rotation.pick(now, self.queues)
-        if choice is None or choice in self.queues:
-            return choice
-        for sibling in self.siblings:
-            if choice in sibling.queues:
-                sibling.changed()
-        return None
-
-    def _room_for(self, sharers: int) -> int:
-        """How many jobs to ask for: the slots that nobody asks to fill already, or our share of them."""
-        left = self._runner.free - sum(sibling.asking for sibling in self.siblings)
-        return max(min(1, left), left // sharers)
-
-    def _settling(self) -> bool:
+    @property
+    def settling(self) -> bool:
+        """Whether outcomes, or a marker, wait to be sent."""
         return any(served.settler or served.rearm for served in self.queues)
 
     def _finished(self) -> bool:
@@ -164,21 +149,20 @@ class Fetcher:
         if idle and self.burst and self.accepting and not self._rotation.hungry:
             log.info("burst: nothing is ready or running")
             return True
-        return idle and self.stopping and not any(sibling.asking for sibling in self.siblings)
+        return idle and self.stopping and not (self.sharing is not None and self.sharing.asks)
 
     async def _turn_safely(self, served: Served | None, failures: int) -> int:
-        if not self.siblings:
+        if self.sharing is None:
             return await self._try_turn(served, failures)
         for queue in self.queues:
             queue.busy = True
+        self.sharing.wake()  # it was our turn; whose it is now need not wait for our server
         try:
             return await self._try_turn(served, failures)
         finally:
-            self.asking = 0
             for queue in self.queues:
                 queue.busy = False
-            for sibling in self.siblings:
-                sibling.changed()
+            self.sharing.wake()
 
     async def _try_turn(self, served: Served | None, failures: int) -> int:
         try:
@@ -187,6 +171,8 @@ class Fetcher:
             return 0
         except (ConnectionLost, BananasError) as error:  # one that is unsuitable now (another policy, a certificate) may be mended
             self.pulse.fail()
+            for queue in () if self.accepting else self.queues:
+                queue.rearm = False  # a hint for others, not worth waiting for
             if served is not None:
                 served.hungry = True
             if failures in (0, 5) or failures % 60 == 0:
@@ -204,11 +190,13 @@ class Fetcher:
             self._add_claim(served, requests, readers)
         began = time.monotonic()
         try:
-            replies = await run(connection, requests, TURN_TIMEOUT_S)
+            replies = await run(connection, requests, TURN_TIMEOUT_S if self.sharing is None else SHARED_TURN_TIMEOUT_S)
         except ConnectionLost:
             if served is not None:
                 served.lost_turn = served.turn
             raise
+        finally:
+            self.asking = 0
         failure: BrokerError | None = None
         for reply, read in zip(replies, readers, strict=True):
             if isinstance(reply, BrokerError):
@@ -223,8 +211,8 @@ class Fetcher:
     async def _connected(self) -> Connection:
         connection = self._connection
         if connection is None or connection.closed:
-            name = f"bananas:worker:{self.boot}"
-            connection = self._connection = await open_checked(self._address, name, TURN_TIMEOUT_S, slot=self._slot)
+            connection = await open_checked(self._address, f"bananas:worker:{self.boot}", TURN_TIMEOUT_S, slot=self._slot)
+            self._connection = connection
         return connection
 
     def _add_settlements(self, served: Served, requests: list[Request[Any]], readers: list[Callable[[Any], None]]) -> None:
@@ -258,9 +246,9 @@ class Fetcher:
             readers.append(lambda moved: self._promoted(served, moved))
         served.turn += 1
         cursor = 0 if served.turn % FAIR_EVERY == 0 else served.cursor
-        free = self._room_for(self._rotation.sharers) if self.siblings else self._runner.free
-        most = min(free, broker.SUBMIT_BATCH)
-        self.asking = most
+        most = min(self._runner.free if self.sharing is None else self.sharing.room(), broker.SUBMIT_BATCH)
+        if self.sharing is not None:
+            self.asking = most
         requests.append(broker.claim(served.keys, self.boot, served.turn, most, self._lease_ms, wanted=self._wanted, cursor=cursor))
         readers.append(lambda _: None)
 
@@ -321,9 +309,9 @@ class Fetcher:
             while suspects:
                 self._runner.outcomes.postpone(suspects.pop(), delay_s)
             return False
-        if suspects[0].served not in self.queues or any(sibling.asking or sibling._settling() for sibling in self.siblings):
+        if self.sharing is not None and (suspects[0].served not in self.queues or self.sharing.asks or self.sharing.settling):
             return False
-        return self._runner.idle and not self._settling()
+        return self._runner.idle and not self.settling
 
     async def _run_suspect(self) -> None:
         claimed = self._runner.suspects.pop(0)
@@ -359,8 +347,14 @@ class Fetcher:
             try:
                 self._woken(await self._markers.wait(open_queues, BLOCK_S if len(open_queues) == len(self.queues) else REST_S))
             except (ConnectionLost, BananasError):
+                self._doubt()
                 self._wake_all()
                 await asyncio.sleep(0.2)
+
+    def _doubt(self) -> None:
+        """The server may be silent: where others want the slots that a claim may fill, it shall answer to a new connection first."""
+        if self.sharing is not None and self._connection is not None and not any(served.busy for served in self.queues):
+            self._connection.close()
 
     def _woken(self, served: Served | None) -> None:
         if served is None:

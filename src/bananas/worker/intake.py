@@ -11,6 +11,7 @@ from bananas.keys import QueueKeys
 from bananas.worker.fetcher import Fetcher
 from bananas.worker.runner import Runner
 from bananas.worker.served import Rotation, Served
+from bananas.worker.sharing import Sharing
 from bananas.worker.table import LeaseTable
 from bananas.worker.vitals import Pulse
 
@@ -40,8 +41,11 @@ class Intake:
             Fetcher(address, boot, group, rotation, runner, table, lease_ms=lease_ms, wanted=wanted)
             for group in by_server(address, queues, lambda served: served.keys)
         ]
-        for fetcher in self._fetchers:
-            fetcher.siblings = [other for other in self._fetchers if other is not fetcher]
+        if address.clustered:
+            sharing = Sharing(rotation, runner)
+            sharing.all = self._fetchers
+            for fetcher in self._fetchers:
+                fetcher.sharing = sharing
         self._left = len(self._fetchers)
         self.drained = asyncio.Event()
 

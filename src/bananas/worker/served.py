@@ -18,6 +18,7 @@ class Served:
         due: scheduled jobs are due: promote.
         turn, fence: the number of the last claim sent, and the last fence received.
         lost_turn: a claim whose reply was lost and that is not undone yet, or 0.
+        away: its server did not answer when the worker started: it is not open yet.
         busy: its server is being asked, or away; only looked at where there are several.
         picked: the number of its last turn.
         paused: it was, when last asked.
@@ -28,7 +29,7 @@ class Served:
         self.index, self.keys, self.weight = index, keys, weight
         self.settler = Settler(keys, boot)
         self.hungry = True
-        self.due = self.popped = self.rearm = self.paused = self.busy = False
+        self.due = self.popped = self.rearm = self.paused = self.busy = self.away = False
         self.turn = self.fence = self.lost_turn = self.cursor = self.picked = 0
         self.resting_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
