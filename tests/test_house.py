@@ -41,7 +41,7 @@ READING_ORDER = """
     worker.table worker.vitals worker.settler worker.served worker.run worker.loading worker.isolated worker.outcomes worker.runner
     worker.markers worker.sharing worker.fetcher worker.intake worker.opening worker.engine worker.inline worker.maintenance
     worker.control worker.blocked worker.child worker.__main__
-    worker.process worker.beat worker.health worker.probes worker.supervisor worker
+    worker.process worker.record worker.beat worker.health worker.probes worker.supervisor worker
     health findings audit repair inspector doctor.* doctor_command operate.* terminal.* http.* api_command
     testing demo_tasks demo bench.* chaos.* cli.*
     contrib.*

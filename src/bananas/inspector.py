@@ -13,13 +13,29 @@ from bananas.findings import Finding
 from bananas.keys import workers_key
 from bananas.repair import Remedy, Repairs, repair
 
-__all__ = ["Audit", "Finding", "Remedy", "Repairs", "WorkerInfo", "audit", "repair", "workers"]
+__all__ = ["Audit", "Finding", "Remedy", "Repairs", "WorkerInfo", "WorkerRun", "audit", "repair", "workers"]
+
+
+class WorkerRun(Struct, frozen=True):
+    """A job in a worker's hands: its public id, its task (where the worker knows it), when it was taken (server time), and whether it runs
+    for longer than its timeout.
+    """
+
+    id: str
+    task: str
+    started_ms: int
+    overdue: bool = False
 
 
 class WorkerInfo(Struct, frozen=True):
     """A worker process as it announced itself: who, what it serves, and the public ids of what it runs (overdue: beyond its timeout).
 
     `only_priorities` and `only_tasks` say what a specialized worker takes; empty: everything.
+
+    Attributes:
+        runs: at most 100 of what it runs, the longest first.
+        version: of bananas-queue; "" for one from before it was told.
+        memory_bytes, cpu_percent: what the process holds, and how much of one core it used lately; None where its system does not tell.
     """
 
     boot: str
@@ -34,6 +50,10 @@ class WorkerInfo(Struct, frozen=True):
     started_ms: int
     only_priorities: tuple[int, ...] = ()
     only_tasks: tuple[str, ...] = ()
+    version: str = ""
+    memory_bytes: int | None = None
+    cpu_percent: float | None = None
+    runs: tuple[WorkerRun, ...] = ()
 
 
 async def workers(app: Bananas) -> list[WorkerInfo]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.support import clean_environment, eventually
 
+import bananas
+
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Site
 
@@ -80,7 +82,14 @@ async def test_running_jobs_and_their_workers_are_seen(site: Site) -> None:
 
     await eventually(announced, "the worker announces what it runs")
     (worker,) = lines(site, "workers")
-    assert (worker["slots"], worker["queues"]) == (1, ["default"])
+    assert (worker["slots"], worker["queues"], worker["version"]) == (1, ["default"], bananas.__version__)
+    (taken,) = worker["runs"]
+    assert (taken["id"], taken["task"], taken["overdue"]) == (running.id, "follow", False)
+    born_ms = (await running.info()).born_ms
+    assert born_ms is not None
+    assert born_ms - 1_000 <= taken["started_ms"] <= time.time() * 1000 + 1_000
+    assert worker["memory_bytes"] > 2**20
+    assert worker["cpu_percent"] >= 0
     (queue,) = lines(site, "queues")
     assert (queue["running"], queue["ready"], queue["busy"], queue["slots"]) == (1, 1, 1, 1)
     assert "All 1 slot(s)" in run(site, "job", waiting.id, "--why").stdout

@@ -9,6 +9,7 @@ from bananas import broker, operate
 from bananas.errors import BananasError
 from bananas.http.access import Role
 from bananas.http.events import EventStream, job_events, queue_events
+from bananas.http.jobs import ID
 from bananas.http.routes import Asked, Reply, Route, job_of
 from bananas.http.values import EventsQuery, Live, Ready, ServerView, Stats
 from bananas.inspector import WorkerInfo, workers
@@ -80,7 +81,9 @@ async def health_ready(asked: Asked) -> Ready | Reply:
 
 
 _WHO = {"boot": "9f86d081884c7d65", "host": "web-1", "pid": 4711, "supervisor": 4700, "queues": ["email"], "tasks": ["send_email"]}
-_WORKER = _WHO | {"slots": 10, "running": [], "overdue": [], "started_ms": 1719830400000}
+_RUN = {"id": ID, "task": "send_email", "started_ms": 1719830460000, "overdue": False}
+_USE = {"version": "0.1.0", "memory_bytes": 61_000_000, "cpu_percent": 12.5, "runs": [_RUN]}
+_WORKER = _WHO | _USE | {"slots": 10, "running": [ID], "overdue": [], "started_ms": 1719830400000}
 _CRON = {"name": "report", "queue": "default", "schedule": "30 2 * * *", "timezone": "UTC", "missed": "once"}
 _TICKS = {"next_ms": 1719880200000, "announced_ms": 1719830400000, "announced": True}
 _SERVER = {"version": "9.1.2", "used_memory": 2_000_000, "maxmemory": 0, "maxmemory_policy": "noeviction", "connected_clients": 4}

@@ -118,11 +118,16 @@ async def _show_workers(app: "Bananas", as_json: bool) -> None:
     rows = [
         (
             *(f"{each.host}:{each.pid}", each.boot, ",".join(each.queues), len(each.tasks), f"{len(each.running)}/{each.slots}"),
-            *(len(each.overdue), spoken(now_ms - each.started_ms)),
+            *(len(each.overdue), spoken(now_ms - each.runs[0].started_ms) if each.runs else "-", spoken(now_ms - each.started_ms)),
+            *(_megabytes(each.memory_bytes), "-" if each.cpu_percent is None else f"{each.cpu_percent:.0f}%", each.version or "-"),
         )
         for each in found
     ]
-    print_table(("WORKER", "BOOT", "QUEUES", "TASKS", "BUSY", "OVERDUE", "UP"), rows)
+    print_table(("WORKER", "BOOT", "QUEUES", "TASKS", "BUSY", "OVERDUE", "LONGEST", "UP", "MEMORY", "CPU", "VERSION"), rows)
+
+
+def _megabytes(number: int | None) -> str:
+    return "-" if number is None else f"{number / 2**20:,.0f} MiB"
 
 
 @click.command("errors")

@@ -6,7 +6,6 @@ up nobody else's.
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ from bananas.keys import home_slot, queues_key, workers_key
 from bananas.session import open_checked_sync, run_sync
 from bananas.worker.control import Hello, Message
 from bananas.worker.process import ChildProcess
+from bananas.worker.record import record_of
 from bananas.worker.table import HeldLease
 
 _MOST_THREADS = 64
@@ -82,6 +82,7 @@ class Beat:
 
     def __init__(self) -> None:
         self._started_ms = int(time.time() * 1000)
+        self._ahead_ms = 0.0  # the server's clock, against ours
         self._links: dict[int, _Link] = {}
         self._silent_until = 0.0
         self._threads: ThreadPoolExecutor | None = None
@@ -150,12 +151,15 @@ class Beat:
     def _beat(self, link: _Link, shares: Sequence[_Share], began: float) -> None:
         requests: list[Request[Any]] = []
         extended: list[tuple[ChildProcess, list[HeldLease]]] = []
+        announced: list[int] = []
         for child, hello, _, held, announcement in shares:
             for queue, leases in held.items():
                 for part in _chunks(leases):
                     requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
                     extended.append((child, part))
-            requests += [announcement] if announcement is not None else []
+            if announcement is not None:
+                announced.append(len(requests))
+                requests.append(announcement)
         asks_memory = bool(extended) or link.full  # only who settles needs to know; what was full is asked until it is not
         if asks_memory:
             requests.append(broker.plain(_memory, "INFO", "memory"))
@@ -168,6 +172,9 @@ class Beat:
         link.note(next((reply for reply in replies if isinstance(reply, BrokerError)), None))
         if asks_memory:
             link.full = replies[-1] is True
+        for now_ms in (replies[at] for at in announced):
+            if isinstance(now_ms, int):
+                self._ahead_ms = now_ms - time.time() * 1000
         extensions = [reply for reply in replies if isinstance(reply, Extension)]
         if len(extensions) != len(extended):
             return
@@ -179,23 +186,9 @@ class Beat:
                 child.table.note_beat(began, queues, full=full)
 
     def _announcement(self, child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[int]:
-        leases = [(child.keys[queue].public(lease.member[:43].decode()), lease.overdue) for queue, each in held.items() for lease in each]
-        record = {
-            "host": socket.gethostname(),
-            "pid": hello.pid,
-            "supervisor": os.getpid(),
-            "queues": hello.queues,
-            "tasks": hello.tasks,
-            "slots": hello.slots if hello.claims else 0,
-            "only_priorities": hello.only_priorities,
-            "only_tasks": hello.only_tasks,
-            "running": [public for public, _ in leases][:1_000],
-            "overdue": [public for public, overdue in leases if overdue][:1_000],
-            "started_ms": self._started_ms,
-        }
-        ttl_ms = round(hello.lease * 1500)
+        packed = msgspec.msgpack.encode(record_of(child, hello, held, started_ms=self._started_ms, ahead_ms=self._ahead_ms))
         namespace = hello.namespace
-        packed = msgspec.msgpack.encode(record)
+        ttl_ms = round(hello.lease * 1500)
         return broker.announce(workers_key(namespace), queues_key(namespace), hello.boot, ttl_ms, packed, hello.queues)
 
     def take_back(self, child: ChildProcess, *, crashed: bool) -> None:

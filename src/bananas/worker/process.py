@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict
 
 from bananas.keys import QueueKeys
@@ -14,18 +15,42 @@ from bananas.worker.table import HeldLease, LeaseTable
 from bananas.worker.vitals import Vitals
 
 
+class Usage:
+    """What a process uses, as the system tells (Linux); what it does not tell is None.
+
+    The processes of its own that tasks with isolation="process" have are not counted.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._at, self._cpu_s = pid, time.monotonic(), 0.0
+
+    def look(self) -> tuple[int | None, float | None]:
+        """The memory that it holds (bytes), and how much of one core it used since the last look (percent)."""
+        try:
+            with open(f"/proc/{self._pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return None, None
+        now, cpu_s = time.monotonic(), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        percent = 100 * (cpu_s - self._cpu_s) / max(0.01, now - self._at)
+        self._at, self._cpu_s = now, cpu_s
+        return int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), round(percent, 1)
+
+
 class ChildProcess:
     """One worker process as its supervisor sees it.
 
     Attributes:
         hello, table, vitals, keys: what its greeting brought: None and empty before.
         bye: why it left, in its own words.
+        usage: what it uses of the machine.
     """
 
     def __init__(self, spec: WorkerSpec, *, quiet: bool = False) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "bananas.worker", str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        self.usage = Usage(self.process.pid)
         theirs.close()
         self.channel, self.lines = ours, Lines()
         self.hello: Hello | None = None

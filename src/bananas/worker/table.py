@@ -3,8 +3,8 @@
 A child that is blocked in Python, or in C with the GIL held, cannot speak; its supervisor reads this table and renews what stands there.
 
 LAYOUT. A header of 64 bytes with a flag for a full server. Per queue the ns (monotonic clock, which processes share) of the
-last beat that its server answered. Then slots of 128 bytes: index of the queue, length of the member,
-length of the score, the member, the score at claim, the state (0 free, 1 held, 2 held and overdue), and last a digest. The state is
+last beat that its server answered. Then slots of 128 bytes: index of the queue, length of the member, length of the score, the member, the
+score at claim, when it was noted (monotonic seconds), the state (0 free, 1 held, 2 held and overdue), and last a digest. The state is
 written after the rest, so a reader that comes in between sees the slot free, or at worst a member that nobody knows: that is refused by
 the server and ignored by the child. The digest is the supervisor's: of the member there that the server last called gone. It may stay in
 a slot that is used anew, and says nothing of the new member.
@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -26,20 +27,21 @@ _FULL_AT = 16
 _DIGEST = 8
 FREE, HELD, OVERDUE = 0, 1, 2
 _ns = struct.Struct("<q")
-_entry = struct.Struct("<BBB96s20sB")
+_entry = struct.Struct("<BBB88s20sdB")
 _STATE = _entry.size - 1
 _LOST_AT = _entry.size
 assert _LOST_AT + _DIGEST == _SLOT
 
 
 class HeldLease(NamedTuple):
-    """One slot that is in use."""
+    """One slot that is in use; `since` is when the job came (monotonic seconds)."""
 
     queue: int
     member: bytes
     score: bytes
     overdue: bool
     slot: int
+    since: float = 0.0
 
 
 class LeaseTable:
@@ -60,10 +62,10 @@ class LeaseTable:
     def hold(self, queue: int, members: Sequence[bytes], scores: Sequence[bytes]) -> list[int]:
         """Note leases; returns their slots. There must be room."""
         free, memory, pack = self._free, self._memory, _entry.pack_into
-        slots = free[-len(members) :]
+        slots, now = free[-len(members) :], time.monotonic()
         del free[-len(members) :]
         for slot, member, score in zip(slots, members, scores, strict=True):
-            pack(memory, _HEADER + slot * _SLOT, queue, len(member), len(score), member, score, HELD)
+            pack(memory, _HEADER + slot * _SLOT, queue, len(member), len(score), member, score, now, HELD)
         return slots
 
     def mark_overdue(self, slot: int) -> None:
@@ -98,8 +100,8 @@ class LeaseTable:
         found: list[HeldLease] = []
         for at in range(_HEADER, _HEADER + self.capacity * _SLOT, _SLOT):
             if snapshot[at + _STATE]:
-                queue, length, digits, member, score, state = _entry.unpack_from(snapshot, at)
-                found.append(HeldLease(queue, member[:length], score[:digits], state == OVERDUE, (at - _HEADER) // _SLOT))
+                queue, length, digits, member, score, since, state = _entry.unpack_from(snapshot, at)
+                found.append(HeldLease(queue, member[:length], score[:digits], state == OVERDUE, (at - _HEADER) // _SLOT, since))
         return found
 
     def note_beat(self, began: float, queues: Iterable[int], *, full: bool) -> None:
