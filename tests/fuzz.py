@@ -27,7 +27,7 @@ from bananas.discovery import search
 from bananas.errors import BrokerUnavailable, ScriptFailed, ServerUnsuitable
 from bananas.info import job_info, with_worker
 from bananas.inspector import worker_info
-from bananas.job import Envelope, ErrorRecord, History, Result, Tries
+from bananas.job import Envelope, ErrorRecord, History, Result, Tagged, Tries
 from bananas.keys import QueueKeys, id_suffix, new_id, parse_public_id
 from bananas.result import value_of
 from bananas.schedule import next_ms, parse
@@ -63,7 +63,7 @@ def check(reader: Reader, data: bytes) -> Any:
 
 # --- jobs, results, errors ------------------------------------------------------------------------------------------------------------
 
-JOB: Envelope[Any] = Envelope("send", ("a" * 100, 1), {"x": [None]}, 5, 3, (1.0, 2.0, 60.0, True), 1, 2, 3, {"tenant": "acme"})
+JOB: Envelope[Any] = Tagged("send", ("a" * 100, 1), {"x": [None]}, 5, 3, (1.0, 2.0, 60.0, True), 1, 2, 3, {"tenant": "acme"}, ("vip",))
 RESULTS = [
     Result("success", Raw(pack(["x" * 100]))),
     Result("dead", Raw(b"\xc0"), "ValueError", "why", "Traceback " * 20, 3, 1, 2, 0.5, "h:1"),

@@ -15,7 +15,7 @@ from msgspec import Raw
 from msgspec.msgpack import Decoder, Encoder
 
 from bananas.errors import InvalidArguments, NotSerializable, PayloadTooLarge, describe
-from bananas.job import FRESH, Envelope, ErrorRecord, History, Result, Tries
+from bananas.job import FRESH, Envelope, ErrorRecord, History, Result, Tagged, Tries
 
 VERSION = b"\x01"
 SEALED = b"\x02"  # compressed, encrypted or both: sealing.py
@@ -51,7 +51,7 @@ def _decode_other(kind: type, value: Any) -> Any:
 
 
 _encoder = Encoder(enc_hook=_encode_other)
-_envelopes: Decoder[Envelope[Raw]] = Decoder(Envelope[Raw])
+_envelopes: Decoder[Tagged[Raw]] = Decoder(Tagged[Raw])
 _results = Decoder(Result)
 _histories = Decoder(History)
 _any: Decoder[Any] = Decoder()
@@ -113,7 +113,7 @@ def pack_envelope(envelope: Envelope[Any], limit_bytes: int) -> bytes:
     return body
 
 
-def unpack_body(body: bytes) -> Envelope[Raw] | None:
+def unpack_body(body: bytes) -> Tagged[Raw] | None:
     """Read the envelope in what `jobs` holds; None where it is sealed: see `sealing.open_job`. Raises Undecodable."""
     if not body.startswith(VERSION, BIRTH_BYTES):
         if body.startswith(SEALED, BIRTH_BYTES):

@@ -18,11 +18,11 @@ class CurrentJob:
         attempt: 1 for the first run.
         fence: grows with every claim of any job of the queue; write it along with side effects to tell a stale run from a fresh one.
         deadline: when its timeout ends, on time.monotonic's clock; None without a timeout.
-        headers: what was submitted with it.
+        headers, tags: what was submitted with it.
         state: what the app's lifespan yielded.
     """
 
-    __slots__ = ("_lease", "_public", "attempt", "deadline", "fence", "headers", "priority", "queue", "state", "task")
+    __slots__ = ("_lease", "_public", "attempt", "deadline", "fence", "headers", "priority", "queue", "state", "tags", "task")
 
     def __init__(
         self, public: tuple[str, str], task: str, where: tuple[str, int], claim: tuple[int, int], headers: Mapping[str, str], state: Any
@@ -32,6 +32,7 @@ class CurrentJob:
         self.queue, self.priority = where
         self.attempt, self.fence = claim
         self.headers, self.state = headers, state
+        self.tags: tuple[str, ...] = ()
         self.deadline: float | None = None
         self._lease: Any = None
 

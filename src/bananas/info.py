@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from bananas import codec, sealing
-from bananas.job import Envelope, JobInfo, Result, State, Tries
+from bananas.job import JobInfo, Result, State, Tagged, Tries
 from bananas.keys import QueueKeys
 from bananas.sealing import Place
 from bananas.seals import Seals
@@ -67,12 +67,12 @@ def _body(body: bytes, tries: Tries, seals: Seals, place: Place) -> dict[str, An
         return found | {"unreadable": str(error)}
 
 
-def _shown(envelope: Envelope[Any]) -> dict[str, Any]:
+def _shown(envelope: Tagged[Any]) -> dict[str, Any]:
     timeout = None if envelope.timeout_ms is None else envelope.timeout_ms / 1000
-    return {"task": envelope.task, "max_retries": envelope.max_retries, "timeout": timeout}
+    return {"task": envelope.task, "max_retries": envelope.max_retries, "timeout": timeout, "tags": envelope.tags}
 
 
-def _arguments(envelope: Envelope[Any]) -> dict[str, Any]:
+def _arguments(envelope: Tagged[Any]) -> dict[str, Any]:
     args = tuple(codec.unpack(envelope.args, list[Any]))
     kwargs = {name: codec.unpack(value) for name, value in (envelope.kwargs or {}).items()}
     return {"args": args, "kwargs": kwargs, "headers": envelope.headers}

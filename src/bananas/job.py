@@ -43,6 +43,12 @@ class Envelope(Struct, Generic[A], array_like=True, frozen=True, gc=False):
     headers: dict[str, str] | None = None
 
 
+class Tagged(Envelope[A], Generic[A], array_like=True, frozen=True, gc=False):
+    """A job with tags, and how every job is read: one without tags is packed as an Envelope, as it was before there were any."""
+
+    tags: tuple[str, ...] = ()
+
+
 class ErrorRecord(Struct, array_like=True, frozen=True):
     """One failure: when (ms), in which attempt, what, on which worker; `sealed`: message and traceback, where they are stored encrypted."""
 
@@ -132,7 +138,7 @@ class JobInfo(Struct, frozen=True, kw_only=True):
         worker: who runs it, or ran it.
         overdue: it runs for longer than its timeout (its handler does not stop).
         args, kwargs: as plain data; None when the body is gone or unreadable.
-        unreadable: why arguments and headers are not shown although the body is there, e.g. which key is missing here.
+        tags: those of its submit; () when the body is gone.
         unreadable: why arguments and headers are not shown, where the body is there, e.g. the id of the key that is missing here.
     """
 
@@ -162,6 +168,7 @@ class JobInfo(Struct, frozen=True, kw_only=True):
     overdue: bool = False
     queue_paused: bool = False
     headers: dict[str, str] | None = None
+    tags: tuple[str, ...] = ()
     args: tuple[Any, ...] | None = None
     kwargs: dict[str, Any] | None = None
     unreadable: str | None = None

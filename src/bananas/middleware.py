@@ -35,6 +35,7 @@ class Draft(Struct):
     Attributes:
         task, args, kwargs, queue, priority: what is submitted, where.
         headers: text that travels with the job.
+        tags: words to find it by.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Draft(Struct):
     queue: str
     priority: int
     headers: dict[str, str] = {}
+    tags: list[str] = []
 
 
 class Chain:

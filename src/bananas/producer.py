@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+from msgspec.structs import asdict
+
 from bananas.broker import SUBMIT_BATCH, SUBMIT_BYTES, NewJob
 from bananas.client import Client
 from bananas.codec import pack_envelope
@@ -13,7 +15,7 @@ from bananas.config import PRIORITIES, Settings, check_queue_name, check_task_na
 from bananas.durability import Level, level_of
 from bananas.errors import BananasError, BrokerUnavailable, ConfigError, SubmitManyError, Unconfirmed, describe
 from bananas.handle import Job
-from bananas.job import Envelope
+from bananas.job import Envelope, Tagged
 from bananas.keys import QueueKeys, id_suffix, new_id
 from bananas.lane import Delivery, Patience
 from bananas.middleware import Chain, Draft
@@ -21,7 +23,7 @@ from bananas.places import Places, Shards
 from bananas.result import Outcome, refuse_on_loop
 from bananas.sealing import pack_job
 from bananas.seals import Choice
-from bananas.task import NO_OPTIONS, Call, Options, Task, check_headers
+from bananas.task import NO_OPTIONS, Call, Options, Task, check_headers, check_tags
 
 R = TypeVar("R")
 RunHere = Callable[[QueueKeys, NewJob], Coroutine[Any, Any, Outcome]]
@@ -245,6 +247,7 @@ class Producer:
             plan.expires_ms,
             dict(given.headers) if given.headers else None,
         )
+        envelope = Tagged(**asdict(envelope), tags=given.tags) if given.tags else envelope
         if plan.sealed is None:
             job_id, body = job_id or new_id(plan.suffix), pack_envelope(envelope, self._limit_bytes)
         else:
@@ -265,7 +268,8 @@ class Producer:
     def draft(self, call: Call[Any]) -> Draft:
         """What middleware sees of a call."""
         plan = self._plan(call.task, call.options)
-        return Draft(plan.task, call.args, dict(call.kwargs), plan.keys.queue, plan.priority, dict(call.options.headers or {}))
+        headers, tags = dict(call.options.headers or {}), list(call.options.tags)
+        return Draft(plan.task, call.args, dict(call.kwargs), plan.keys.queue, plan.priority, headers, tags)
 
 
 def _submitting(keys: QueueKeys, jobs: Sequence[NewJob]) -> str:
@@ -279,7 +283,10 @@ def _first(*choices: int | None) -> int:
 def from_draft(call: Call[R], draft: Draft) -> Call[R]:
     """The call as middleware left it. Raises ConfigError where that cannot be submitted."""
     options = call.options._replace(
-        queue=check_queue_name(draft.queue), priority=parse_priority(draft.priority), headers=check_headers(draft.headers)
+        queue=check_queue_name(draft.queue),
+        priority=parse_priority(draft.priority),
+        headers=check_headers(draft.headers),
+        tags=check_tags(draft.tags),
     )
     return Call(call.task, draft.args, draft.kwargs, options)
 

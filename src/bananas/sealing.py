@@ -20,7 +20,7 @@ from msgspec.msgpack import Decoder, Encoder
 from bananas import codec
 from bananas.codec import BIRTH_BYTES, SEALED, Undecodable
 from bananas.errors import PayloadTooLarge
-from bananas.job import Envelope, ErrorRecord, Result
+from bananas.job import Envelope, ErrorRecord, Result, Tagged
 from bananas.keys import QueueKeys
 from bananas.seals import AES, Choice, Seals, Unopened
 
@@ -43,7 +43,7 @@ class _Told(Struct, array_like=True, frozen=True):
 
 
 _encoder = Encoder()
-_envelopes: Decoder[Envelope[Raw]] = Decoder(Envelope[Raw])
+_envelopes: Decoder[Tagged[Raw]] = Decoder(Tagged[Raw])
 _contents = Decoder(_Contents)
 _results = Decoder(Result)
 _told = Decoder(_Told)
@@ -73,11 +73,8 @@ def pack_job(envelope: Envelope[Any], limit_bytes: int, seals: Seals, choice: Ch
     Raises:
         NotSerializable, PayloadTooLarge: as `codec.pack_envelope`; the limit is on its size before it is sealed.
     """
-    task, expires_ms = envelope.task, envelope.expires_ms
-    contents = codec.pack_arguments(task, (envelope.args, envelope.kwargs, envelope.headers))
-    ttls = envelope.ttl_success_ms, envelope.ttl_failure_ms
-    shown: Envelope[Any] = Envelope(task, (), None, envelope.timeout_ms, envelope.max_retries, envelope.retry, *ttls, expires_ms)
-    head = _encoder.encode(shown)
+    contents = codec.pack_arguments(envelope.task, (envelope.args, envelope.kwargs, envelope.headers))
+    head = _encoder.encode(msgspec.structs.replace(envelope, args=(), kwargs=None, headers=None))
     plain_bytes = len(head) + len(contents) - 3  # its version byte, and one array instead of two, without the three placeholders
     if plain_bytes > limit_bytes:
         raise PayloadTooLarge(plain_bytes, limit_bytes)
@@ -87,7 +84,7 @@ def pack_job(envelope: Envelope[Any], limit_bytes: int, seals: Seals, choice: Ch
     return _joined(head, sealed)
 
 
-def job_head(body: bytes) -> Envelope[Raw]:
+def job_head(body: bytes) -> Tagged[Raw]:
     """What is readable of a sealed job, without arguments and headers. Raises Undecodable."""
     try:
         return _envelopes.decode(_parts(body[BIRTH_BYTES:])[0])
@@ -95,7 +92,7 @@ def job_head(body: bytes) -> Envelope[Raw]:
         raise Undecodable(f"the job's body is no job: {error}") from error
 
 
-def open_job(body: bytes, seals: Seals, place: Place) -> Envelope[Raw]:
+def open_job(body: bytes, seals: Seals, place: Place) -> Tagged[Raw]:
     """The whole of a sealed job.
 
     Raises:
@@ -114,7 +111,7 @@ def open_job(body: bytes, seals: Seals, place: Place) -> Envelope[Raw]:
     return msgspec.structs.replace(shown, args=found.args, kwargs=found.kwargs, headers=found.headers)
 
 
-def read_job(body: bytes, seals: Seals, place: Place) -> Envelope[Raw]:
+def read_job(body: bytes, seals: Seals, place: Place) -> Tagged[Raw]:
     """A job, sealed or not. Raises as `open_job`."""
     return codec.unpack_body(body) or open_job(body, seals, place)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 Isolation = Literal["none", "process"]
+Tags = list[str] | tuple[str, ...] | set[str] | frozenset[str]
+MOST_TAGS, TAG_CHARS = 16, 64
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -34,8 +36,8 @@ class SubmitOptions(TypedDict, total=False):
     delay, at: ready so long from now, or at that time (an aware datetime). priority: "high", "normal", "low" or 0 to 1000, lower first.
     timeout: seconds a run may take, 0 = no limit. expires_in: not started so long after the submit, it ends as expired. result_ttl: how
     long the outcome is kept, 0 = not at all. unique: while a job of this key is alive in the queue, submit returns that one. headers: text
-    that travels along. durability: "default", "replicated" or "fsynced": how safe the job is when submit returns. call_timeout: how long
-    the submit itself may take.
+    that travels along. tags: words to find it by, at most 16. durability: "default", "replicated" or "fsynced": how safe the job is when
+    submit returns. call_timeout: how long the submit itself may take.
     """
 
     queue: str
@@ -50,6 +52,7 @@ class SubmitOptions(TypedDict, total=False):
     unique: str
     durability: Durability
     headers: Mapping[str, str]
+    tags: Tags
     call_timeout: float
 
 
@@ -87,6 +90,7 @@ class Options(NamedTuple):
     expires_ms: int = 0
     unique: str = ""
     headers: Mapping[str, str] | None = None
+    tags: tuple[str, ...] = ()
     call_timeout: float | None = None
     durability: Durability | None = None
 
@@ -96,6 +100,23 @@ def check_headers(given: Mapping[str, str]) -> dict[str, str]:
     if not all(isinstance(name, str) and isinstance(value, str) for name, value in given.items()):
         raise ConfigError(f"headers={describe(given)}: names and values must be text")
     return dict(given)
+
+
+def check_tags(given: Tags) -> tuple[str, ...]:
+    """Tags that can be stored, each once. Raises ConfigError."""
+    fit = isinstance(given, list | tuple | set | frozenset) and all(isinstance(tag, str) and _fits_tag(tag) for tag in given)
+    tags = tuple(dict.fromkeys(given)) if fit else ()
+    if not fit or len(tags) > MOST_TAGS:
+        raise ConfigError(
+            f"tags={describe(given)}: give a list of at most {MOST_TAGS} words of 1 to {TAG_CHARS} characters without spaces, commas and "
+            "quotes, e.g. ['import', 'customer:42']"
+        )
+    return tags
+
+
+def _fits_tag(tag: str) -> bool:
+    """Whether it can be written in a query, and shown, as it is."""
+    return 0 < len(tag) <= TAG_CHARS and tag.isprintable() and not set(tag) & set(' ,"')
 
 
 def _count(value: int, what: str) -> int:
@@ -168,6 +189,7 @@ _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "expires_in": ("expires_ms", lambda value: max(1, milliseconds(value, "expires_in"))),
     "unique": ("unique", _unique),
     "headers": ("headers", check_headers),
+    "tags": ("tags", check_tags),
     "call_timeout": ("call_timeout", _call_timeout),
     "durability": ("durability", _durability),
 }
@@ -217,7 +239,7 @@ class Task(Generic[P, R]):
         self.isolation = self._isolation(extra.pop("isolation", "none"))
         self.sealed = _compression(extra.pop("compression", None)), _encrypt(extra.pop("encrypt", None))
         self.hooks = Hooks(*(hooks_of(extra.pop(hook, None), hook) for hook in ("on_success", "on_retry", "on_dead")))
-        for option in ("delay", "at", "unique", "headers", "call_timeout"):
+        for option in ("delay", "at", "unique", "headers", "tags", "call_timeout"):
             if option in extra:
                 raise ConfigError(f"{option!r} belongs to a submit, not to a task: {self.name}.options({option}=...).submit(...)")
         self.defaults = read_options(extra)

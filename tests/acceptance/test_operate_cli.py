@@ -147,6 +147,14 @@ def test_what_is_wrong_ends_with_its_exit_code(site: Site, arguments: tuple[str,
     assert "Traceback" not in ended.stderr
 
 
+async def test_tags_are_shown_and_found(site: Site) -> None:
+    job = await site.app.submit("double", 1, options={"tags": ["vip", "customer:42"]})
+    await site.app.submit("double", 2)
+    assert re.search("^tags: +vip, customer:42$", run(site, "job", job.id).stdout, re.MULTILINE)
+    found = [json.loads(line) for line in run(site, "jobs", "tag:customer:*", "--json").stdout.splitlines()]
+    assert [(each["id"], each["tags"]) for each in found] == [(job.id, ["vip", "customer:42"])]
+
+
 async def test_hostile_text_is_shown_as_text(site: Site) -> None:
     job = await site.app.submit("double", HOSTILE, options={"headers": {"x": HOSTILE}, "unique": HOSTILE})
     for arguments in (("jobs",), ("job", job.id), ("jobs", "--json"), ("job", job.id, "--json")):

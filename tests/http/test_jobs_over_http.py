@@ -58,10 +58,13 @@ def test_waiting_for_a_job_that_does_not_end_comes_back_in_time(admin: httpx.Cli
 
 def test_options_of_a_submit_hold(admin: httpx.Client) -> None:
     at = datetime.now(UTC) + timedelta(hours=1)
-    job_id = submitted(admin, "double", 1, **IDLE, at=at.isoformat(), priority="high", max_retries=7, timeout=5, headers={"tenant": "x"})
+    said = {"at": at.isoformat(), "priority": "high", "max_retries": 7, "timeout": 5, "headers": {"tenant": "x"}, "tags": ["vip", "a:1"]}
+    job_id = submitted(admin, "double", 1, **IDLE, **said)
     info = admin.get(f"{V1}/jobs/{job_id}").json()
     assert (info["state"], info["priority"], info["max_retries"], info["timeout"]) == ("scheduled", 100, 7, 5.0)
-    assert (info["headers"], info["args"]) == ({"tenant": "x"}, [1])
+    assert (info["headers"], info["tags"], info["args"]) == ({"tenant": "x"}, ["vip", "a:1"], [1])
+    found = admin.get(f"{V1}/jobs", params={"q": f"tag:a:1 id:{job_id}"}).json()["jobs"]
+    assert [job["id"] for job in found] == [job_id]
     assert abs(info["due_ms"] - at.timestamp() * 1000) < 60_000
     retry = submitted(admin, "double", 1, **IDLE, delay=3600, retry={"base": 1, "factor": 3, "cap": 9, "jitter": False})
     assert state_of(admin, retry) == "scheduled"

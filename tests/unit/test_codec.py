@@ -28,7 +28,7 @@ from bananas.codec import (
     unpack_result,
     unpack_tries,
 )
-from bananas.job import KEPT_ERRORS, Envelope, ErrorRecord, History, Result, Tries
+from bananas.job import KEPT_ERRORS, Envelope, ErrorRecord, History, Result, Tagged, Tries
 
 BIRTH = (1_800_000_000_000).to_bytes(8, "big")
 LIMIT = 2**20
@@ -131,6 +131,19 @@ def test_a_changed_signature_names_the_difference() -> None:
     with pytest.raises(InvalidArguments, match="'b'"):
         Signature(after).build(envelope.args, envelope.kwargs)
     assert Signature(before).build(envelope.args, envelope.kwargs) == ((1,), {})
+
+
+def test_a_job_without_tags_is_packed_as_it_was_before_there_were_tags() -> None:
+    packed = pack_envelope(Envelope("task", (1,), {"a": 2}, headers={"h": "x"}), LIMIT)
+    assert packed == b"\x01\x9a\xa4task\x91\x01\x81\xa1a\x02\xc0\xc0\xc0\xc0\xc0\x00\x81\xa1h\xa1x"
+    assert unpack_body(BIRTH + packed).tags == ()
+
+
+def test_a_library_from_before_tags_reads_a_job_with_tags() -> None:
+    packed = pack_envelope(Tagged("task", (1,), headers={"h": "x"}, tags=("a", "b")), LIMIT)
+    assert unpack_body(BIRTH + packed).tags == ("a", "b")
+    read = msgspec.msgpack.decode(packed[1:], type=Envelope[msgspec.Raw])
+    assert (read.task, unpack(read.args), read.headers) == ("task", [1], {"h": "x"})
 
 
 def test_what_cannot_travel_is_refused_before_anything_is_sent() -> None:

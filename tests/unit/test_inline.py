@@ -163,6 +163,24 @@ async def test_a_timeout_ends_a_run(app: Bananas) -> None:
     assert caught.value.error_type == "TimeoutError"
 
 
+async def test_a_handler_sees_its_tags_also_those_that_middleware_adds(app: Bananas) -> None:
+    @app.task
+    async def seen() -> list[str]:
+        return list(current_job().tags)
+
+    assert await seen.submit_and_wait() == []
+    assert await seen.options(tags=["a", "b", "a"]).submit_and_wait() == ["a", "b"]
+
+    @app.middleware
+    class Tag:
+        def submit(self, draft: Any) -> Any:
+            draft.tags.append("c")
+            yield
+
+    assert await seen.submit_and_wait() == ["c"]
+    assert await seen.options(tags=["a"]).submit_and_wait() == ["a", "c"]
+
+
 async def test_hooks_and_middleware_are_called_before_submit_returns(app: Bananas) -> None:
     events: list[str] = []
 

@@ -31,6 +31,7 @@ FAILED = job(
     args=("a@b.c", {"id": 42, "tags": ["x", "y"]}, True, None, 2**63),
     kwargs={"subject": "hello, *world*", "ratio": 0.5},
     headers={"tenant": "acme"},
+    tags=("import", "customer:42"),
 )
 
 
@@ -54,6 +55,10 @@ def fits(query: str, info: JobInfo = FAILED, unique: str = "order-7", host: str 
         "error:timeout",
         'error:"no such host"',
         "worker:web-1",
+        "tag:import",
+        "tag:customer:42,other",
+        "tag:customer:*",
+        "-tag:vip",
         "worker:web-1:77",
         "priority:normal",
         "priority>=500",

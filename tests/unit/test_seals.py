@@ -16,7 +16,7 @@ from tests.support import clean_environment
 from bananas import Bananas, ConfigError, NotSerializable, PayloadTooLarge, sealing
 from bananas.codec import BIRTH_BYTES, SEALED, VERSION, Undecodable, pack, pack_envelope, pack_result, unpack, unpack_body
 from bananas.config import load_settings
-from bananas.job import Envelope, ErrorRecord, Result
+from bananas.job import Envelope, ErrorRecord, Result, Tagged
 from bananas.keys import QueueKeys, id_suffix, new_id
 from bananas.seals import AES, BOMB, NONCE_BYTES, UNSEALED, ZSTD, Choice, Seals, Unopened
 
@@ -78,6 +78,16 @@ def test_task_and_times_stay_readable_and_arguments_and_headers_do_not(choice: C
     assert b"secret secret" not in body
     assert not choice.encrypt or not any(word in body for word in (b"Ada", b"acme", b"secret"))
     assert sealing.is_encrypted(body) == choice.encrypt
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_tags_stay_readable_and_what_has_none_is_packed_as_before_there_were_any(choice: Choice) -> None:
+    tagged: Envelope[Any] = Tagged("send", ("x" * 500,), headers={"h": "y"}, tags=("import", "vip"))
+    body = BIRTH + sealing.pack_job(tagged, LIMIT, K1, choice, PLACE)
+    assert sealing.job_head(body).tags == sealing.open_job(body, K1, PLACE).tags == ("import", "vip")
+    assert sealing.open_job(body, K1, PLACE).headers == {"h": "y"}
+    head = stored(choice)[BIRTH_BYTES + 3 :]
+    assert head.startswith(b"\x9a\xa4send\x90\xc0")
 
 
 def test_a_plain_job_is_what_it_was_and_is_not_encrypted() -> None:

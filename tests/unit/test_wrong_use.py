@@ -49,6 +49,21 @@ def test_a_call_without_time_is_refused() -> None:
         work.options(call_timeout=0)
 
 
+MANY = [str(n) for n in range(17)]
+
+
+@pytest.mark.parametrize("tags", ["vip", ["a b"], ["a,b"], ['a"'], [""], ["x" * 65], [1], ["a\n"], ["\ud800"], MANY, None])
+def test_tags_that_cannot_be_stored_are_refused(tags: Any) -> None:
+    with pytest.raises(ConfigError, match="at most 16 words of 1 to 64 characters"):
+        work.options(tags=tags)
+
+
+def test_tags_are_an_option_of_a_submit_not_of_a_task() -> None:
+    wrong: dict[str, Any] = {"tags": ["vip"]}
+    with pytest.raises(ConfigError, match="belongs to a submit"):
+        app.task(**wrong)(lambda: None)
+
+
 async def test_options_that_are_no_dict_are_refused() -> None:
     with pytest.raises(ConfigError, match="give a dict"):
         await app.submit("work", options=work.options(delay=5))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from bananas.keys import parse_public_id
 from bananas.operate import Cancel, Delete, Move, Reschedule, Retry, SetPriority, act, errors, search, select, why
 from bananas.operate.moving import Mover
 from bananas.operate.requests import hold
-from bananas.task import Call
+from bananas.task import Call, SubmitOptions
 from bananas.testing import worker_for
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def shop(app: Bananas) -> Shop:
 async def test_each_place_and_qualifier_is_found(shop: Shop) -> None:
     app = shop.app
     (dead,) = await shop.dead(1)
-    ready = await app.submit("wait", options={"queue": "bulk", "priority": "high", "unique": "one", "headers": {"tenant": "acme"}})
+    said: SubmitOptions = {"queue": "bulk", "priority": "high", "unique": "one", "headers": {"tenant": "acme"}, "tags": ["vip"]}
+    ready = await app.submit("wait", options=said)
     later = await app.submit("wait", options={"delay": 600})
     async with worker_for(app, worker_concurrency=1) as worker:
         running = await app.submit("wait")
@@ -85,6 +86,8 @@ async def test_each_place_and_qualifier_is_found(shop: Shop) -> None:
         "priority:high": [ready.id],
         "unique:one": [ready.id],
         "header.tenant:acme": [ready.id],
+        "tag:vip": [ready.id],
+        "tag:vi": [],
         "due<1h": [later.id],
         f"id:{later.id},{dead.id}": [later.id, dead.id],
         f"id:{later.id} state:dead": [],

@@ -171,7 +171,7 @@ async def delete_job(asked: Asked) -> Changed:
     raise JobConflict(f"job {job.id} is {state}, not dead: nothing was deleted. A job that waits is cancelled instead")
 
 
-_NEW = {"task": "send_email", "args": ["ada@example.org"], "kwargs": {"subject": "welcome"}, "delay": 60, "priority": "high"}
+_NEW = {"task": "send_email", "args": ["ada@example.org"], "kwargs": {"subject": "welcome"}, "delay": 60, "tags": ["newsletter"]}
 EXAMPLE = dict.fromkeys(JobView.__struct_fields__) | {
     "id": ID,
     "queue": "email",
@@ -185,6 +185,7 @@ EXAMPLE = dict.fromkeys(JobView.__struct_fields__) | {
     "ready_since_ms": 1719830400000,
     "waited_ms": 120,
     "errors": [],
+    "tags": ["newsletter"],
     "cancel_requested": False,
     "overdue": False,
     "queue_paused": False,

@@ -10,6 +10,7 @@ from bananas.config import LONGEST_S, Durability
 from bananas.job import JobInfo, State
 from bananas.operate import Action, Reason
 from bananas.operate.search import SCAN_LIMIT
+from bananas.task import MOST_TAGS, TAG_CHARS
 
 MOST_JOBS, MOST_IDS, LONGEST_WAIT_S = 1_000, 100, 60
 _DEPTH = 64
@@ -17,6 +18,7 @@ _DEPTH = 64
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[0-9]{1,4})?\.[0-9a-f]{43}$")]
+Tag = Annotated[str, Meta(pattern=rf'^[^\s,"]{{1,{TAG_CHARS}}}$')]
 Priority = Annotated[int, Meta(ge=0, le=1000)] | Literal["high", "normal", "low"]
 
 
@@ -49,6 +51,7 @@ class NewJob(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     expires_in: Seconds | UnsetType = UNSET
     unique: Annotated[str, Meta(min_length=1, max_length=500)] | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
+    tags: Annotated[list[Tag], Meta(max_length=MOST_TAGS)] | UnsetType = UNSET
     durability: Durability | UnsetType = UNSET
 
 
@@ -197,6 +200,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     overdue: bool
     queue_paused: bool
     headers: dict[str, str] | None
+    tags: list[str]
     args: list[Any] | None
     kwargs: dict[str, Any] | None
     unreadable: str | None
@@ -305,7 +309,7 @@ def job_view(info: JobInfo) -> JobView:
     fields = {name: getattr(info, name) for name in JobView.__struct_fields__ if hasattr(info, name)}
     failures = [Failure(*(getattr(error, name) for name in Failure.__struct_fields__)) for error in info.errors]
     args = None if info.args is None else list(info.args)
-    return JobView(**fields | {"errors": failures, "args": args})
+    return JobView(**fields | {"errors": failures, "args": args, "tags": list(info.tags)})
 
 
 def encode(value: Any) -> bytes:

@@ -86,6 +86,8 @@ def _text_fits(name: str, value: Value, facts: Facts) -> bool:
         return _like(value.text, info.id) or info.id.rpartition(".")[2].startswith(value.text)
     if name == "unique":
         return bool(facts.unique) and _like(value.text, facts.unique)
+    if name == "tag":
+        return any(_like(value.text, tag) for tag in info.tags)
     if name == "error":
         return any(_within(value.text, f"{error.type}: {error.message}") for error in info.errors[-1:])
     if name == "worker":

@@ -20,11 +20,14 @@ from bananas.values import parse_duration, parse_priority
 Operator = Literal[":", ">", ">=", "<", "<="]
 STATES = ("running", "ready", "scheduled", "dead")  # in the order in which they are searched
 STATE_NAMES = (*STATES, "retrying")
-TEXTS = frozenset({"task", "queue", "id", "error", "worker", "unique"})
+TEXTS = frozenset({"task", "queue", "id", "error", "worker", "unique", "tag"})
 NUMBERS = frozenset({"priority", "attempts", "crashes"})
 TIMES = frozenset({"age", "waited", "due", "died"})
 PATHS = ("args", "header")
-NAMES = ("task", "queue", "state", "id", "error", "worker", "priority", "attempts", "crashes", "age", "waited", "due", "died", "unique")
+NAMES = (
+    *("task", "queue", "state", "id", "error", "worker", "tag", "unique"),
+    *("priority", "attempts", "crashes", "age", "waited", "due", "died"),
+)
 
 _HEAD = re.compile(r"([A-Za-z_]+)((?:\.[\w-]+)*)(:|>=|<=|>|<)")
 _PLAIN = re.compile(r'[^\s,"]+')

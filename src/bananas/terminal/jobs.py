@@ -141,6 +141,7 @@ def _describe(info: "JobInfo") -> None:
         ("priority", info.priority),
     ]
     lines += [("arguments", arguments(info) if info.args is not None else None), ("headers", info.headers or None)]
+    lines += [("tags", ", ".join(info.tags) or None)]
     lines += [("attempts", info.attempts), ("crashes", info.crashes or None), ("worker", info.worker), ("ahead", info.place)]
     lines += [(name.removesuffix("_ms"), moment(getattr(info, name)) + " UTC") for name in times if getattr(info, name) is not None]
     lines += [("waited", spoken(info.waited_ms) if info.waited_ms is not None else None), ("run", info.run_ms and spoken(info.run_ms))]

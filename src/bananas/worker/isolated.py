@@ -28,7 +28,7 @@ from msgspec import Raw, Struct
 from bananas import codec
 from bananas.context import CurrentJob, running
 from bananas.errors import Dead, IsolatedProcessDied, NotSerializable, Steer
-from bananas.job import Envelope, ErrorRecord
+from bananas.job import ErrorRecord, Tagged
 from bananas.retry import Decision, Retry, decide
 from bananas.worker.run import Run
 from bananas.worker.table import TableView
@@ -43,7 +43,7 @@ START_S, CLOSE_S = 60.0, 5.0
 class Order(Struct, array_like=True):
     """A job for an isolated process; times are of the monotonic clock."""
 
-    envelope: Envelope[Raw]
+    envelope: Tagged[Raw]
     public: tuple[str, str]
     queue: str
     priority: int
@@ -276,6 +276,7 @@ async def _answer(app: "Bananas", order: Order, trust: _Trust, state: Any) -> An
     task = app.registry.tasks[envelope.task]
     where, claim = (order.queue, order.priority), (order.attempt, order.fence)
     job = CurrentJob(order.public, envelope.task, where, claim, envelope.headers or {}, state).under(trust, order.deadline)
+    job.tags = envelope.tags
     running.set(lambda: job)
     try:
         args, kwargs = task.signature.build(envelope.args, envelope.kwargs)

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from bananas.config import Settings
 from bananas.context import CurrentJob
-from bananas.job import FRESH, Envelope, Tries
+from bananas.job import FRESH, Tagged, Tries
 from bananas.keys import ID_LENGTH
 from bananas.middleware import Hooks
 from bananas.retry import Retry
@@ -73,7 +73,7 @@ class Claimed:
         self.grant, self.served = grant, grant.served
         self.member, self.score, self.slot, self.body = member, score, slot, body
         self.tries: Tries = FRESH
-        self.envelope: Envelope[Raw] | None = None
+        self.envelope: Tagged[Raw] | None = None
         self.cancelled = False
 
     @property
@@ -90,9 +90,11 @@ class Claimed:
 def job_of(claimed: Claimed, state: Any) -> CurrentJob:
     """A claimed job as its handler, or a hook, sees it; `attempt` is the run that it is or would have been."""
     keys, envelope = claimed.served.keys, claimed.envelope
-    task, headers = (NO_TASK, None) if envelope is None else (envelope.task, envelope.headers)
+    task, headers, tags = (NO_TASK, None, ()) if envelope is None else (envelope.task, envelope.headers, envelope.tags)
     where, claim = (keys.queue, int(claimed.score) >> 42), (claimed.tries.attempts + 1, claimed.grant.fence)
-    return CurrentJob((keys.name, claimed.job_id), task, where, claim, headers or {}, state)
+    job = CurrentJob((keys.name, claimed.job_id), task, where, claim, headers or {}, state)
+    job.tags = tags
+    return job
 
 
 class Host(Protocol):

@@ -26,7 +26,7 @@ from msgspec import Raw
 from bananas.codec import Undecodable, birth_ms, unpack_body
 from bananas.config import Settings
 from bananas.context import running
-from bananas.job import FRESH, Envelope, Result
+from bananas.job import FRESH, Result, Tagged
 from bananas.middleware import Chain
 from bananas.sealing import job_head, open_job
 from bananas.seals import UNSEALED, Seals, Unopened
@@ -113,7 +113,7 @@ class Runner:
             return runnable
         return self._resolve_unusual(claimed, envelope, runnable)
 
-    def _opened(self, claimed: Claimed) -> Envelope[Raw]:
+    def _opened(self, claimed: Claimed) -> Tagged[Raw]:
         return open_job(claimed.body, self._seals, (claimed.served.keys, claimed.job_id))
 
     def _unopened(self, claimed: Claimed, why: str) -> None:
@@ -121,7 +121,7 @@ class Runner:
         envelope = claimed.envelope = job_head(claimed.body)
         self._resolve_unusual(claimed, envelope, self.tasks.get(envelope.task), why)
 
-    def _resolve_unusual(self, claimed: Claimed, envelope: Envelope[Raw], runnable: Runnable | None, unopened: str = "") -> Runnable | None:
+    def _resolve_unusual(self, claimed: Claimed, envelope: Tagged[Raw], runnable: Runnable | None, unopened: str = "") -> Runnable | None:
         since_ms, tries = claimed.tries.since_ms or birth_ms(claimed.body), claimed.tries
         if claimed.cancelled:
             self.outcomes.end_unrun(claimed, runnable, "cancelled", "it was cancelled")
