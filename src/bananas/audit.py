@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from bananas import broker
+from bananas import broker, mending
 from bananas.app import Bananas
 from bananas.broker import Request
 from bananas.errors import ScriptFailed
@@ -153,7 +153,7 @@ class Reader:
 
     async def examine(self, keys: QueueKeys, ids: Sequence[bytes], members: Sequence[bytes] = (), fields: Sequence[bytes] = ()) -> Moment:
         """What is known of at most `CHUNK` ids, lease members and fields of unique."""
-        now_ms, hold, sizes, *columns, expiries, found = await self.ask(broker.examine(keys, SEARCHED_LEASES, ids, members, fields))
+        now_ms, hold, sizes, *columns, expiries, found = await self.ask(mending.examine(keys, SEARCHED_LEASES, ids, members, fields))
         known = list(map(Known._make, zip(ids, *columns, strict=True)))
         return Moment(now_ms, int(hold or 0), sizes, known, expiries, found)
 

@@ -5,7 +5,7 @@ into one write (`session.py`). Every one is safe to resend: submits, settles and
 changes nothing. The scripts' headers (lua/*.lua) say what each reads, writes and costs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from bananas.errors import ScriptFailed
@@ -245,6 +245,15 @@ def release(keys: QueueKeys, boot: str, turn: int, jobs: Sequence[tuple[bytes, b
     return Request(_flags, script("release"), (*keys.fixed, keys.seen(boot, "release")), args)
 
 
+def tally(
+    keys: QueueKeys, boot: str, number: int, minute: int, kept_ms: int, names: Mapping[str, str], grown: Mapping[str, int]
+) -> Request[bool]:
+    """Add what was counted to the figures of the queue: see `bananas.tally` for the fields."""
+    pairs = [part for table in (names, grown) for pair in table.items() for part in pair]
+    named = (*keys.fixed, keys.seen(boot, "tally"), keys.stats(), keys.stats(minute))
+    return Request(bool, script("tally"), named, (number, kept_ms, len(names), *pairs))
+
+
 # --- leases -----------------------------------------------------------------------------------------------------------
 
 
@@ -337,31 +346,6 @@ def _act(name: str, parse: Callable[[Any], T], keys: QueueKeys, once: Once, args
 def info(keys: QueueKeys, job_id: str) -> Request[list[Any]]:
     """All that is known of one job, raw: see lua/info.lua and `inspector.job_info`."""
     return Request(_same, script("info"), (*keys.fixed, keys.result(job_id)), (job_id,))
-
-
-def examine(
-    keys: QueueKeys, most_leases: int, ids: Sequence[bytes], members: Sequence[bytes] = (), fields: Sequence[bytes] = ()
-) -> Request[list[Any]]:
-    """What is known of at most 1,000 ids at one moment, raw: see lua/examine.lua and `audit.Moment`."""
-    return Request(_same, script("examine"), keys.fixed, (most_leases, len(ids), len(members), *ids, *members, *fields))
-
-
-# --- repair -----------------------------------------------------------------------------------------------------------
-
-
-def amend(keys: QueueKeys, most_leases: int, job_id: bytes, digest: bytes = b"", change: Sequence[Any] = ()) -> Request[list[Any]]:
-    """Bring a damaged job into one place, if it is as `digest` says; without one, only tell. Raw: see lua/amend.lua and `repair.Seen`."""
-    return Request(_same, script("amend"), keys.fixed, (job_id, most_leases, digest, *change))
-
-
-def rekey(keys: QueueKeys, job_id: bytes, field: bytes, *, act: bool) -> Request[str]:
-    """Make a job and its unique key know each other. Returns what was done, or would be: see lua/rekey.lua."""
-    return Request(_text, script("rekey"), keys.fixed, ("1" if act else "", job_id, field))
-
-
-def sweep(keys: QueueKeys, name: bytes, new_id: str, tries: bytes, *, act: bool) -> Request[str]:
-    """Remove what is no job id from everywhere; its body is dead under the new id. Returns what was done, or would be."""
-    return Request(_text, script("sweep"), keys.fixed, ("1" if act else "", name, new_id, tries))
 
 
 # --- a queue ----------------------------------------------------------------------------------------------------------

@@ -149,6 +149,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     blocked_loop_warning: Annotated[
         float, duration(0, 3600, "1s"), "Who blocks a worker's event loop for so long is logged, 0 = nobody."
     ] = 1.0
+    stats_ttl: Annotated[
+        float, duration(0, 90 * 86_400, "12h"), "How long the figures of each minute are kept on the server, 0 = nothing is counted."
+    ] = 2 * 86_400.0
     durability: Annotated[Durability, choice(get_args(Durability)), "How safe a submit is when it returns: docs/guarantees.md."] = "default"
     durability_replicas: Annotated[int, whole(1, 10, 2), "Replicas that `replicated` waits for."] = 1
     durability_timeout: Annotated[float, duration(0.01, 60, "500ms"), "How long `replicated` and `fsynced` wait at most."] = 2.0

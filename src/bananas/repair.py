@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from bananas import broker
+from bananas import broker, mending
 from bananas.app import Bananas
 from bananas.audit import Audit, Examined, audit, examined
 from bananas.codec import Undecodable, pack_tries, unpack_body
@@ -214,7 +214,7 @@ class _Mending:
         if what not in self._outcomes:
             if wrong.kind == "unique":
                 self._outcomes[what] = self._said(
-                    await self._reader.ask(broker.rekey(self._keys, wrong.job_id, wrong.member, act=self._act))
+                    await self._reader.ask(mending.rekey(self._keys, wrong.job_id, wrong.member, act=self._act))
                 )
             elif is_id(wrong.job_id):
                 self._outcomes[what] = await self._amend(wrong.job_id)
@@ -230,7 +230,7 @@ class _Mending:
         change: Sequence[object] = ()
         digest, why = b"", ""
         for _ in range(TURNS):
-            seen = Seen(*await self._reader.ask(broker.amend(self._keys, MOST_LEASES, job_id, digest, change)))
+            seen = Seen(*await self._reader.ask(mending.amend(self._keys, MOST_LEASES, job_id, digest, change)))
             if seen.done:
                 return why, True
             decided = decide(job_id, seen, self._lease_ms)
@@ -254,7 +254,7 @@ class _Mending:
         why = f"it was stored under {name[:100]!r}, which is no job id; a repair moved it here"
         record = ErrorRecord(int(now_s) * 1000, 0, "Misplaced", why, "", "repair")
         tries = pack_tries(Tries(history=History((record,))))
-        return await self._reader.ask(broker.sweep(self._keys, name, new_id(id_suffix(task, 500)), tries, act=self._act))  # type: ignore[no-any-return]
+        return await self._reader.ask(mending.sweep(self._keys, name, new_id(id_suffix(task, 500)), tries, act=self._act))  # type: ignore[no-any-return]
 
     async def _take_back(self, wrongs: Iterable[Wrong]) -> None:
         """Leases that are long over go back to ready, as workers do it: after a gap they extend first."""

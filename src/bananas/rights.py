@@ -57,6 +57,7 @@ _WORKER = {
     "meta": "HINCRBY HSET",
     "wake": "BZPOPMIN EXISTS",
     "cron": "HDEL HGET HGETALL HSET",
+    "stats": "HINCRBY HSET PEXPIRE",
     "workers": "HDEL HSET",
 }
 # Who looks: counts, `info`, searches, dead letters, workers, cron entries, the trail, the audit, `bananas doctor`. It changes nothing.
@@ -74,6 +75,7 @@ _VIEWER = {
     "cron": "HSCAN",
     "result": "GET",
     "moved": "GET",
+    "stats": "HGETALL",
     "trail": "LRANGE",
     "workers": "HGET HSCAN",
     "queues": "SMEMBERS SSCAN",
@@ -148,6 +150,7 @@ def _keyed(role: Role, keys: QueueKeys) -> Iterator[Command]:
         "channel": keys.result(_NO_ID),
         "moved": keys.moved(_NO_ID),
         "came": keys.came(_NO_ID),
+        "stats": keys.stats(),
         "trail": trail_key(keys.namespace),
         "workers": workers_key(keys.namespace),
         "queues": queues_key(keys.namespace),

@@ -10,7 +10,7 @@ from bananas.connection import SyncConnection
 from bananas.server import PrivateServer
 
 LASTING = re.compile(
-    r"\{[^:}]+:[^}]+\}:(jobs|ready|prio|scheduled|leases|tries|dead|cancelled|unique|meta|wake|cron)"  # of a queue
+    r"\{[^:}]+:[^}]+\}:(jobs|ready|prio|scheduled|leases|tries|dead|cancelled|unique|meta|wake|cron|stats:total)"  # of a queue
     r"|\{[^:}]+\}:(workers|queues)"  # of a namespace
 )
 

@@ -104,7 +104,7 @@ def listed(role: Role) -> set[tuple[str, str]]:
     """Every command of a role's table with its key."""
     keys = QueueKeys("n", "q")
     names = {keys.result("0" * 43): {"result", "channel"}, keys.seen("0" * 16): {"seen"}}
-    names |= {keys.moved("0" * 43): {"moved"}, keys.came("0" * 43): {"came"}}
+    names |= {keys.moved("0" * 43): {"moved"}, keys.came("0" * 43): {"came"}, keys.stats(): {"stats"}}
     found = set()
     for command in needed(role, keys):
         key = command[1] if len(command) > 1 else ""

@@ -59,6 +59,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "worker_heartbeat_file": {"worker_heartbeat_file": "/tmp/heartbeat"},
     "worker_live_timeout": {"worker_live_timeout": 7},
     "blocked_loop_warning": {"blocked_loop_warning": 7},
+    "stats_ttl": {"stats_ttl": 7},
     "durability": {"durability": "replicated"},
     "durability_replicas": {"durability_replicas": 2},
     "durability_timeout": {"durability_timeout": 0.5},

@@ -9,7 +9,7 @@ import pytest
 from tests.support import eventually
 from tests.worker.damage import BOOT, DAMAGE, STEP, Filled, spelt
 
-from bananas import Bananas, Snooze, broker
+from bananas import Bananas, Snooze, broker, mending
 from bananas.codec import pack_envelope, unpack_tries
 from bananas.inspector import audit, repair
 from bananas.job import Envelope
@@ -211,13 +211,13 @@ async def test_many_damages_at_once_are_mended_in_one_go(filled: Filled) -> None
 async def test_a_change_is_refused_when_the_job_has_moved_on(filled: Filled) -> None:
     keys, lost = filled.keys, filled.scheduled.encode()
     await damage(filled, "ZREM", "scheduled!", "scheduled")
-    seen = Seen(*await filled.ask(broker.amend(keys, 1000, lost)))
+    seen = Seen(*await filled.ask(mending.amend(keys, 1000, lost)))
     change = decide(lost, seen, 500)
     assert change is not None
     assert change.place == "ready"
     await damage(filled, "ZADD", "dead!", 9, "scheduled")
     before = await snapshot(filled)
-    again = Seen(*await filled.ask(broker.amend(keys, 1000, lost, seen.digest, [change.place, change.score, b"", ""])))
+    again = Seen(*await filled.ask(mending.amend(keys, 1000, lost, seen.digest, [change.place, change.score, b"", ""])))
     assert (again.done, again.died) == (0, b"9")
     assert await snapshot(filled) == before
     assert decide(lost, again, 500) is None
@@ -227,17 +227,17 @@ async def test_what_is_in_order_is_left_by_every_script(filled: Filled) -> None:
     before = await snapshot(filled)
     for who in ("ready", "scheduled", "leased", "dead"):
         job_id = getattr(filled, who).encode()
-        assert decide(job_id, Seen(*await filled.ask(broker.amend(filled.keys, 1000, job_id))), 500) is None, who
+        assert decide(job_id, Seen(*await filled.ask(mending.amend(filled.keys, 1000, job_id))), 500) is None, who
         for field in (job_id, b"=mine", b"=key0", b"=key1"):
-            assert await filled.ask(broker.rekey(filled.keys, job_id, field, act=True)) == ""
-        assert await filled.ask(broker.sweep(filled.keys, job_id, "new", b"", act=True)) == ""
-    assert await filled.ask(broker.sweep(filled.keys, b"nowhere", "new", b"", act=True)) == ""
+            assert await filled.ask(mending.rekey(filled.keys, job_id, field, act=True)) == ""
+        assert await filled.ask(mending.sweep(filled.keys, job_id, "new", b"", act=True)) == ""
+    assert await filled.ask(mending.sweep(filled.keys, b"nowhere", "new", b"", act=True)) == ""
     assert await snapshot(filled) == before
 
 
 async def test_a_job_with_too_many_leases_beside_it_is_left(filled: Filled) -> None:
     await damage(filled, "ZREM", "scheduled!", "scheduled")
-    seen = Seen(*await filled.ask(broker.amend(filled.keys, 0, filled.scheduled.encode())))
+    seen = Seen(*await filled.ask(mending.amend(filled.keys, 0, filled.scheduled.encode())))
     change = decide(filled.scheduled.encode(), seen, 500)
     assert change is not None
     assert (change.place, change.why[:5]) == (None, "left:")

@@ -27,6 +27,7 @@ _PROBLEMS = {
     422: "A value does not fit; nothing was changed.",
     429: "Too many requests: Retry-After says when to come back.",
     500: "A fault of the API: `instance` names it in the log.",
+    501: "This server lacks the part; the detail says how to install it.",
     502: "The Redis or Valkey server refused it.",
     503: "The Redis or Valkey server is away or full, or this process is: Retry-After says when to come back.",
     504: "It took too long, or was stored less safely than asked for; the detail says what was left.",

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from bananas.config import LONGEST_S, Durability
 from bananas.job import JobInfo, State
 from bananas.operate import Action, Reason
+from bananas.operate.history import LONGEST_MINUTES
 from bananas.operate.search import SCAN_LIMIT
 from bananas.task import MOST_TAGS, TAG_CHARS
 
@@ -96,6 +97,13 @@ class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     job: Annotated[tuple[JobId, ...], Meta(max_length=MOST_IDS)] = ()
     queue: Annotated[tuple[QueueName, ...], Meta(max_length=MOST_IDS)] = ()
+
+
+class HistoryQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The last so many minutes, of every queue or of one."""
+
+    minutes: Annotated[int, Meta(ge=1, le=LONGEST_MINUTES)] = 60
+    queue: QueueName | UnsetType = UNSET
 
 
 ScanLimit = Annotated[int, Meta(ge=1, le=SCAN_LIMIT)]

@@ -6,6 +6,7 @@ know no task), and give frozen values of plain data; no text of theirs is meant 
 
 from bananas.operate.actions import Action, Cancel, Delete, Move, Outcome, Reschedule, Retry, Selection, SetPriority, act, select
 from bananas.operate.failures import ErrorGroup, ErrorGroups, errors
+from bananas.operate.history import Depth, History, Point, TaskFigures, Times, history, totals
 from bananas.operate.overview import CronState, PriorityFigures, QueueFigures, cron_entries, queues
 from bananas.operate.query import Query, QueryError, parse
 from bananas.operate.search import Page, search
@@ -18,12 +19,15 @@ __all__ = [
     "CronState",
     "Deed",
     "Delete",
+    "Depth",
     "ErrorGroup",
     "ErrorGroups",
     "Explanation",
+    "History",
     "Move",
     "Outcome",
     "Page",
+    "Point",
     "PriorityFigures",
     "Query",
     "QueryError",
@@ -33,13 +37,17 @@ __all__ = [
     "Retry",
     "Selection",
     "SetPriority",
+    "TaskFigures",
+    "Times",
     "act",
     "cron_entries",
     "errors",
+    "history",
     "parse",
     "queues",
     "search",
     "select",
+    "totals",
     "trail",
     "why",
 ]

@@ -42,6 +42,7 @@ from bananas.worker.table import LeaseTable
 from bananas.worker.vitals import Sign, Ticker, Vitals
 
 STUBBORN_S = 2.0
+MOST_UNSENT_BYTES = 65_536
 HOOKS_S = 2.0  # how long hooks may go on when all jobs have ended
 log = structlog.get_logger("bananas.worker")
 
@@ -56,6 +57,7 @@ class Child:
         self._stopping = False
         self._why = "stopped"
         self._left_behind = False
+        self._unsent = b""
         self._failure: BaseException | None = None
 
     async def run(self) -> int:
@@ -74,6 +76,7 @@ class Child:
             if self._runner.pool is not None:
                 stack.push_async_callback(self._runner.pool.close)
             self._greet(queues)
+            self._tell_counts(queues)
             loops = self._start_loops()
             self._show_vitals(stack)
             await self._intake.drained.wait()
@@ -87,7 +90,7 @@ class Child:
             self._runner.close()
         await self.app.close()
         with contextlib.suppress(OSError):  # the supervisor may be gone
-            self._channel.sendall(line(Message(bye=self._why)))
+            self._channel.sendall(self._unsent + line(Message(bye=self._why)))
         log.info("worker process stopped", why=self._why, jobs=self._runner.finished)
         if self._left_behind:
             sys.stderr.flush()
@@ -145,6 +148,18 @@ class Child:
         log.info("worker process started", queues=hello.queues, slots=slots, mode=settings.worker_mode, server=str(hello.address))
         if slots and not hello.tasks:
             log.warning("the app declares no task: every job will be handed back; name its modules with app.include or after MODULE:APP")
+
+    def _tell_counts(self, queues: list[Served]) -> None:
+        """What is counted goes to the supervisor too, where that tells Prometheus."""
+        if self.settings.worker_health_port is not None:
+            for served in queues:
+                served.counting.told = partial(self._tell_count, served.keys.name)
+
+    def _tell_count(self, queue: str, fields: dict[str, str]) -> None:
+        if len(self._unsent) < MOST_UNSENT_BYTES:  # else the supervisor stands still, and there are more important things
+            self._unsent += line(Message(counted={queue: fields}))
+        with contextlib.suppress(OSError):
+            self._unsent = self._unsent[self._channel.send(self._unsent) :]
 
     def _start_loops(self) -> list["asyncio.Task[Any]"]:
         settings, here = self.settings, self.app.client.here()

@@ -1,7 +1,7 @@
 """What supervisor and child say to each other: lines of JSON over a socket pair, and once the file of the lease table.
 
 supervisor -> child   start, lost, cancelled, stop, cancel, quiet
-child -> supervisor   hello (with the file descriptors of the table and the vitals), bye
+child -> supervisor   hello (with the file descriptors of the table and the vitals), counted, bye
 """
 
 import signal
@@ -84,7 +84,7 @@ class Hello(Struct, frozen=True, kw_only=True):
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line. Members are `id:boot:fence` as text."""
+    """One line. Members are `id:boot:fence` as text; `counted` is by queue what `bananas.tally` makes of counts."""
 
     start: WorkerSpec | None = None
     hello: Hello | None = None
@@ -93,6 +93,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop: bool = False
     cancel: bool = False
     quiet: bool = False
+    counted: dict[str, dict[str, str]] = {}
     bye: str = ""
 
 

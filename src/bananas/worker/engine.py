@@ -10,6 +10,7 @@ from bananas.app import Bananas
 from bananas.broker import Filter
 from bananas.errors import ConfigError
 from bananas.keys import task_tag
+from bananas.worker.counting import Counting
 from bananas.worker.intake import Intake
 from bananas.worker.opening import open_later
 from bananas.worker.run import Runnable
@@ -28,6 +29,9 @@ class Engine:
     def __init__(self, app: Bananas, boot: str, queues: list[Served], table: LeaseTable) -> None:
         settings, registry, seals = app.settings, app.registry, app.client.seals
         self._app, self.queues, self.table = app, queues, table
+        names = {task_tag(name): name for name in registry.tasks}
+        for served in queues:
+            served.counting = Counting(served.keys, boot, names, round(settings.stats_ttl * 1000))
         tasks = {name: Runnable(task, settings, registry.hooks, seals) for name, task in registry.tasks.items()}
         self.runner = Runner(tasks, settings, app.producer.chain, table, self._changed, seals)
         self.runner.outcomes.hooks = registry.hooks

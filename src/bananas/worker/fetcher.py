@@ -16,31 +16,32 @@ A fetcher talks to one server. On a Cluster each slot has one (intake.py), and t
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import structlog
 
 from bananas import broker
 from bananas.address import Address
-from bananas.broker import EVERYTHING, Claim, Filter, Request
+from bananas.broker import EVERYTHING, Claim, Filter
 from bananas.codec import unpack_tries
 from bananas.connection import Connection, ConnectionLost
-from bananas.errors import BananasError, BrokerError
+from bananas.errors import BananasError
 from bananas.session import backoff, open_checked, run
 from bananas.worker.markers import Markers
 from bananas.worker.run import Claimed, Grant
 from bananas.worker.runner import Runner
-from bananas.worker.served import FAIR_EVERY, Rotation, Served
+from bananas.worker.served import FAIR_EVERY, REST_S, Rotation, Served
 from bananas.worker.settler import Sent
 from bananas.worker.sharing import Sharing
 from bananas.worker.table import LeaseTable
+from bananas.worker.turn import Turn
 from bananas.worker.vitals import Pulse
 
 BLOCK_S = 2.0
-REST_S = 0.25
+LAST_COUNTS_S = 1.0
 SUSPECT_WAIT_S, LONGEST_SUSPECT_PAUSE_S = 30.0, 300.0
 TURN_TIMEOUT_S, SHARED_TURN_TIMEOUT_S = 5.0, 2.0  # shorter where other servers want the slots that a claim may fill
 log = structlog.get_logger("bananas.worker")
@@ -84,6 +85,7 @@ class Fetcher:
         self._event = asyncio.Event()
         self._idle = asyncio.Event()
         self._suspect_since = self._suspect_pause_s = 0.0
+        self._count_timer: asyncio.TimerHandle | None = None
         self.pulse = Pulse()
         self.accepting = True
         self.promotes = True
@@ -116,11 +118,13 @@ class Fetcher:
             served = self._next_claim()
             if self._suspect_turn():
                 await self._run_suspect()
-            elif served is not None or self.settling:
+            elif served is not None or self.settling or self._counted():
                 failures = await self._turn_safely(served, failures)
             elif self._finished():
+                await self._send_last_counts()
                 break
             else:
+                self._count_later()
                 waits = self.accepting and self._runner.free > 0 and not self._runner.suspects
                 self.pulse.step(resting=not waits)
                 if waits:
@@ -142,6 +146,29 @@ class Fetcher:
     def settling(self) -> bool:
         """Whether outcomes, or a marker, wait to be sent."""
         return any(served.settler or served.rearm for served in self.queues)
+
+    def _counted(self) -> bool:
+        """Whether what was counted is to be sent."""
+        now = time.monotonic()
+        return any(served.counting.due_in_s(now) == 0 for served in self.queues)
+
+    def _count_later(self) -> None:
+        """What was counted is sent soon, should nothing else be."""
+        in_s = min(served.counting.due_in_s(time.monotonic()) for served in self.queues)
+        if in_s != float("inf") and self._count_timer is None:
+            self._count_timer = asyncio.get_running_loop().call_later(in_s, self._count_now)
+
+    def _count_now(self) -> None:
+        self._count_timer = None
+        self.changed()
+
+    async def _send_last_counts(self) -> None:
+        """Not worth waiting for where the server does not answer."""
+        for served in self.queues:
+            served.counting.hasten()
+        if self._counted():
+            with contextlib.suppress(TimeoutError, ConnectionLost, BananasError):
+                await asyncio.wait_for(self._turn(None), LAST_COUNTS_S)
 
     def _finished(self) -> bool:
         """Nothing is left to do, and nothing more will come."""
@@ -181,32 +208,24 @@ class Fetcher:
             return failures + 1
 
     async def _turn(self, served: Served | None) -> None:
-        connection = await self._connected()
-        requests: list[Request[Any]] = []
-        readers: list[Callable[[Any], None]] = []
-        for queue in self.queues:
-            self._add_settlements(queue, requests, readers)
-        if served is not None:
-            self._add_claim(served, requests, readers)
+        connection, turn = await self._connected(), Turn()
         began = time.monotonic()
+        for queue in self.queues:
+            self._add_settlements(queue, turn)
+        if served is not None:
+            self._add_claim(served, turn, began)
+        for queue in self.queues:
+            if queue.counting.due_in_s(began) == 0:
+                turn.add(queue.counting.request(began), queue.counting.answered, vital=False)
         try:
-            replies = await run(connection, requests, TURN_TIMEOUT_S if self.sharing is None else SHARED_TURN_TIMEOUT_S)
+            replies = await run(connection, turn.requests, TURN_TIMEOUT_S if self.sharing is None else SHARED_TURN_TIMEOUT_S)
         except ConnectionLost:
             if served is not None:
                 served.lost_turn = served.turn
             raise
         finally:
             self.asking = 0
-        failure: BrokerError | None = None
-        for reply, read in zip(replies, readers, strict=True):
-            if isinstance(reply, BrokerError):
-                failure = failure or reply
-            elif isinstance(reply, Claim) and served is not None:
-                self._hand_over(served, reply, began)
-            else:
-                read(reply)
-        if failure is not None:
-            raise failure
+        turn.read(replies)
 
     async def _connected(self) -> Connection:
         connection = self._connection
@@ -215,14 +234,12 @@ class Fetcher:
             self._connection = connection
         return connection
 
-    def _add_settlements(self, served: Served, requests: list[Request[Any]], readers: list[Callable[[Any], None]]) -> None:
+    def _add_settlements(self, served: Served, turn: Turn) -> None:
         if served.settler:
             for sent in served.settler.batches(self._table.server_full):
-                requests.append(sent.request)
-                readers.append(partial(self._settled, served, sent))
+                turn.add(sent.request, partial(self._settled, served, sent))
         if served.rearm:
-            requests.append(broker.rearm(served.keys))
-            readers.append(partial(self._rearmed, served))
+            turn.add(broker.rearm(served.keys), partial(self._rearmed, served))
 
     def _rearmed(self, served: Served, _: bool) -> None:
         served.rearm = False
@@ -236,21 +253,19 @@ class Fetcher:
             elif settlement.accepted is not None:
                 settlement.accepted()
 
-    def _add_claim(self, served: Served, requests: list[Request[Any]], readers: list[Callable[[Any], None]]) -> None:
+    def _add_claim(self, served: Served, turn: Turn, began: float) -> None:
         if served.lost_turn:
-            requests.append(broker.recover(served.keys, self.boot, served.lost_turn, served.fence))
-            readers.append(lambda count: self._recovered(served, count))
+            turn.add(broker.recover(served.keys, self.boot, served.lost_turn, served.fence), partial(self._recovered, served))
             return  # no claim beside it: should the server not have this script, it is sent again, and would come behind that claim
         if served.due:
-            requests.append(broker.promote(served.keys))
-            readers.append(lambda moved: self._promoted(served, moved))
+            turn.add(broker.promote(served.keys), partial(self._promoted, served))
         served.turn += 1
         cursor = 0 if served.turn % FAIR_EVERY == 0 else served.cursor
         most = min(self._runner.free if self.sharing is None else self.sharing.room(), broker.SUBMIT_BATCH)
         if self.sharing is not None:
             self.asking = most
-        requests.append(broker.claim(served.keys, self.boot, served.turn, most, self._lease_ms, wanted=self._wanted, cursor=cursor))
-        readers.append(lambda _: None)
+        claim = broker.claim(served.keys, self.boot, served.turn, most, self._lease_ms, wanted=self._wanted, cursor=cursor)
+        turn.add(claim, partial(self._hand_over, served, began))
 
     def _recovered(self, served: Served, count: int) -> None:
         served.lost_turn = 0
@@ -262,24 +277,17 @@ class Fetcher:
 
     # --- claimed ---
 
-    def _hand_over(self, served: Served, claim: Claim, began: float) -> None:
+    def _hand_over(self, served: Served, began: float, claim: Claim) -> None:
         got = len(claim.bodies)
-        popped, served.popped, served.paused = served.popped, False, claim.paused
-        if served.turn % FAIR_EVERY != 0:
-            served.cursor = claim.cursor
-        served.hungry = claim.left > 0 and not claim.paused and (got > 0 or served.cursor > 0)
-        if claim.next_due_ms == 0 and self.promotes and not claim.paused:
-            served.due = served.hungry = True
+        served.hear(claim, promotes=self.promotes)
         served.expect_due(claim.next_due_ms if claim.next_due_ms != 0 else -1, self._due)
-        if popped and not got and claim.left > 0 and not claim.paused:
-            served.rearm = True
-            served.resting_until = asyncio.get_running_loop().time() + REST_S
         if not got:
             return
         served.fence = claim.fence
         grant = Grant(served, claim.fence, claim.now_ms, began, time.monotonic())
         owner = f":{self.boot}:{claim.fence:010d}".encode()
         ids, scores = claim.ids_and_scores[: 2 * got : 2], claim.ids_and_scores[1 : 2 * got : 2]
+        served.counting.claimed(claim.now_ms, ids, scores)
         members = [job_id + owner for job_id in ids]
         slots = self._table.hold(served.index, members, scores)
         jobs = [Claimed(grant, *parts) for parts in zip(members, scores, slots, claim.bodies, strict=True)]

@@ -28,6 +28,7 @@ from bananas.job import ErrorRecord, FinalState, History, Result, Tries
 from bananas.middleware import Hooks
 from bananas.retry import Decision, Retry, decide
 from bananas.seals import UNSEALED, Choice, Seals
+from bananas.tally import DEAD, OTHER, RETRIED, SUCCESS
 from bananas.worker.isolated import Answer
 from bananas.worker.run import Claimed, Run, Runnable, job_of
 from bananas.worker.settler import burial, comeback, ending, handback, success
@@ -68,6 +69,7 @@ class Outcomes:
             value = value.value
         if error is None:
             if runnable.plain and envelope.ttl_success_ms is None:
+                self._count(run, SUCCESS)
                 claimed.served.settler.add(success(Ending(claimed.member), claimed.slot))
                 return
             try:
@@ -83,6 +85,11 @@ class Outcomes:
         decision = decide(policy, most, attempt, error, random.random())
         self._carry_out(run, decision, error)
 
+    def _count(self, run: Run, outcome: int) -> None:
+        counting = run.claimed.served.counting
+        if counting.on:
+            counting.ended(run.runnable.tag, outcome, time.monotonic() - run.started)
+
     def _pack_value(self, run: Run, value: Any) -> bytes | None:
         """The packed value, or None when no result is kept."""
         if not self._ttl(run.claimed, run.runnable, "success"):
@@ -95,6 +102,7 @@ class Outcomes:
 
     def _succeed(self, run: Run, packed: bytes | None, value: Any) -> None:
         claimed, hooks = run.claimed, run.runnable.hooks
+        self._count(run, SUCCESS)
         if isinstance(value, Raw) and hooks.on_success:
             value = _unpacked(value, run.runnable)
         accepted = self._hook_call(hooks.on_success, run.job, value) if hooks else None
@@ -133,6 +141,7 @@ class Outcomes:
         crashes = 0 if run.alone else tries.crashes
         history = tries.history.with_error(self._stored(claimed, run.runnable, record))
         failed = Tries(attempt, crashes, 0 if run.alone else tries.alone, tries.since_ms, history)
+        self._count(run, RETRIED if decision.kind == "retry" else DEAD)
         if decision.kind == "retry":
             delay_s = decision.delay_ms / 1000
             log.warning("attempt failed, will retry", job=job.id, task=run.runnable.name, attempt=attempt, error=record.type, delay=delay_s)
@@ -164,8 +173,10 @@ class Outcomes:
         """The job ends for good without a value."""
         ttl_ms = self._ttl(claimed, runnable, "failure")
         if run is None:
+            claimed.served.counting.left(claimed.job_id[32:40], OTHER)
             packed = pack_result(result)
         else:
+            self._count(run, OTHER)
             times = self._times(run)
             result = Result(
                 result.state, error_message=result.error_message, attempts=claimed.tries.attempts + 1, worker=self.worker, **times
@@ -213,6 +224,7 @@ class Outcomes:
     def bury_unrun(self, claimed: Claimed, kind: str, why: str, runnable: Runnable | None = None) -> None:
         """The job goes to the dead letter queue and was not run; `kind`, one of DEATHS, is recorded as the type of its error."""
         tries, job, now_ms = claimed.tries, job_of(claimed, self.state), claimed.grant.now_ms
+        claimed.served.counting.left(claimed.job_id[32:40], DEAD)
         record = ErrorRecord(now_ms, tries.attempts, kind, why, "", self.worker)
         log.error("job is dead", job=job.id, task=job.task, error=kind, reason=why)
         result = Result("dead", error_type=kind, error_message=why, attempts=tries.attempts, finished_ms=now_ms, worker=self.worker)

@@ -12,11 +12,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bananas.errors import ConfigError
+from bananas.exposition import CONTENT_TYPE
 from bananas.worker.control import Probing
 from bananas.worker.health import Health, Observer, Shift
 
@@ -29,9 +30,10 @@ _PHRASES = {
     404: "Not Found",
     405: "Method Not Allowed",
     431: "Request Header Fields Too Large",
+    501: "Not Implemented",
     503: "Service Unavailable",
 }
-_PATHS = ("/live", "/ready", "/health")
+_PATHS = ("/live", "/ready", "/health", "/metrics")
 
 
 class Probes:
@@ -40,10 +42,11 @@ class Probes:
     Args:
         shift: asked for what is so now; called on another thread.
         say: told what the operator should know.
+        figures: asked for what Prometheus reads; called on another thread.
     """
 
-    def __init__(self, shift: Callable[[], Shift], say: Callable[[str], None]) -> None:
-        self._shift, self._say = shift, say
+    def __init__(self, shift: Callable[[], Shift], say: Callable[[str], None], figures: Callable[[Health], bytes]) -> None:
+        self._shift, self._say, self._figures = shift, say, figures
         self._probing = Probing()
         self._observer = Observer()
         self._listener: socket.socket | None = None
@@ -94,7 +97,7 @@ class Probes:
             if time.monotonic() >= next_look:
                 health, next_look = self._look(), time.monotonic() + LOOK_S
                 news.tell(health, probing.file)
-            door.serve(listener, health, max(0.0, next_look - time.monotonic()))
+            door.serve(listener, Told(health, self._figures), max(0.0, next_look - time.monotonic()))
         door.close()
 
     def _look(self) -> Health:
@@ -115,6 +118,13 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"nobody can listen for probes at {host} port {port} ({error}): give another --health-port.") from None
     listener.setblocking(False)
     return listener
+
+
+class Told(NamedTuple):
+    """What may be asked for: how the worker is, and what tells its figures."""
+
+    health: Health
+    figures: Callable[[Health], bytes]
 
 
 class _News:
@@ -150,7 +160,7 @@ class _Client:
         self.request, self.answer = b"", b""
         self.answered = False
 
-    def go_on(self, health: Health) -> bool:
+    def go_on(self, told: Told) -> bool:
         """Read, answer, and see it off. Returns whether it stays."""
         try:
             if not self.answer:
@@ -158,7 +168,7 @@ class _Client:
                 if self.answered or not data:
                     return bool(data)  # what comes after the answer is let go
                 self.request += data
-                self.answer = respond(self.request, health)
+                self.answer = respond(self.request, told)
             if self.answer:
                 self.answer = self.answer[self.socket.send(self.answer) :]
                 self.answered = True
@@ -179,13 +189,13 @@ class _Door:
         self._listener: socket.socket | None = None
         self._clients: dict[int, _Client] = {}  # the oldest first
 
-    def serve(self, listener: socket.socket | None, health: Health, seconds: float) -> None:
+    def serve(self, listener: socket.socket | None, told: Told, seconds: float) -> None:
         """Let in and answer who comes within this time, or the first of them."""
         if listener is not self._listener:
             self._move(listener)
         for key, _ in self._selector.select(seconds):
             if isinstance(key.data, _Client):
-                self._go_on(key.data, health)
+                self._go_on(key.data, told)
             else:
                 self._let_in()
         for client in [client for client in self._clients.values() if client.until < time.monotonic()]:
@@ -216,10 +226,10 @@ class _Door:
         client = self._clients[connection.fileno()] = _Client(connection)
         self._selector.register(connection, selectors.EVENT_READ, client)
 
-    def _go_on(self, client: _Client, health: Health) -> None:
+    def _go_on(self, client: _Client, told: Told) -> None:
         if self._clients.get(client.socket.fileno()) is not client:
             return  # it was shown out in this same round
-        if not client.go_on(health):
+        if not client.go_on(told):
             self._show_out(client)
         elif client.socket.fileno() >= 0:
             self._selector.modify(client.socket, selectors.EVENT_WRITE if client.answer else selectors.EVENT_READ, client)
@@ -230,7 +240,7 @@ class _Door:
         client.socket.close()
 
 
-def respond(request: bytes, health: Health) -> bytes:
+def respond(request: bytes, told: Told) -> bytes:
     """The answer to a request, b"" while it is not complete."""
     head, complete, _ = request.partition(b"\r\n\r\n")
     if not complete:
@@ -243,6 +253,9 @@ def respond(request: bytes, health: Health) -> bytes:
         return _answer(404, {"error": f"there is {', '.join(_PATHS)}"})
     if method not in ("GET", "HEAD"):
         return _answer(405, {"error": "GET or HEAD"})
+    health = told.health
+    if path == "/metrics":
+        return _metrics(told, with_body=method == "GET")
     if path == "/live":
         good, body = health.live, {"live": health.live, "reasons": health.not_live}
     elif path == "/ready":
@@ -252,8 +265,19 @@ def respond(request: bytes, health: Health) -> bytes:
     return _answer(200 if good else 503, body, with_body=method == "GET")
 
 
+def _metrics(told: Told, *, with_body: bool) -> bytes:
+    try:
+        text = told.figures(told.health)
+    except ImportError:
+        return _answer(501, {"error": "prometheus-client is not installed here: pip install 'bananas-queue[prometheus]'"})
+    return _reply(200, text, CONTENT_TYPE, with_body=with_body)
+
+
 def _answer(status: int, body: Any, *, with_body: bool = True) -> bytes:
-    data = msgspec.json.encode(body) + b"\n"
-    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", "Content-Type: application/json", f"Content-Length: {len(data)}"]
+    return _reply(status, msgspec.json.encode(body) + b"\n", "application/json", with_body=with_body)
+
+
+def _reply(status: int, data: bytes, media: str, *, with_body: bool) -> bytes:
+    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", f"Content-Type: {media}", f"Content-Length: {len(data)}"]
     lines += ["Cache-Control: no-store", "Connection: close", *(["Allow: GET, HEAD"] if status == 405 else []), "", ""]
     return "\r\n".join(lines).encode() + (data if with_body else b"")

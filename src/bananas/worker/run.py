@@ -9,7 +9,7 @@ from msgspec import Raw
 from bananas.config import Settings
 from bananas.context import CurrentJob
 from bananas.job import FRESH, Tagged, Tries
-from bananas.keys import ID_LENGTH
+from bananas.keys import ID_LENGTH, task_tag
 from bananas.middleware import Hooks
 from bananas.retry import Retry
 from bananas.seals import UNSEALED, Seals
@@ -34,6 +34,7 @@ class Runnable:
         "retry",
         "sealed",
         "signature",
+        "tag",
         "timeout_s",
         "ttl_failure_ms",
         "ttl_success_ms",
@@ -43,6 +44,7 @@ class Runnable:
         given = task.defaults
         self.sealed = seals.choice(*task.sealed, f"task {task.name!r}")
         self.name, self.handler, self.signature = task.name, task.handler, task.signature
+        self.tag = task_tag(task.name)
         self.is_async, self.isolated = task.is_async, task.isolation == "process"
         self.hooks = hooks + task.hooks
         self.timeout_s = settings.job_timeout if given.timeout_ms is None else given.timeout_ms / 1000

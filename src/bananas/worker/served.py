@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from bananas.broker import Claim
 from bananas.keys import QueueKeys
+from bananas.worker.counting import Counting
 from bananas.worker.settler import Settler
 
 FAIR_EVERY = 10
+REST_S = 0.25
 
 
 class Served:
@@ -28,12 +31,26 @@ class Served:
     def __init__(self, index: int, keys: QueueKeys, boot: str, weight: int = 0) -> None:
         self.index, self.keys, self.weight = index, keys, weight
         self.settler = Settler(keys, boot)
+        self.counting = Counting(keys, boot, {}, 0)
         self.hungry = True
         self.due = self.popped = self.rearm = self.paused = self.busy = self.away = False
         self.turn = self.fence = self.lost_turn = self.cursor = self.picked = 0
         self.resting_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+
+    def hear(self, claim: Claim, *, promotes: bool) -> None:
+        """Note what a claim says of this queue."""
+        got, popped = len(claim.bodies), self.popped
+        self.popped, self.paused = False, claim.paused
+        if self.turn % FAIR_EVERY != 0:
+            self.cursor = claim.cursor
+        self.hungry = claim.left > 0 and not claim.paused and (got > 0 or self.cursor > 0)
+        if claim.next_due_ms == 0 and promotes and not claim.paused:
+            self.due = self.hungry = True
+        if popped and not got and claim.left > 0 and not claim.paused:
+            self.rearm = True
+            self.resting_until = asyncio.get_running_loop().time() + REST_S
 
     def expect_due(self, in_ms: int, fire: Callable[["Served"], None]) -> None:
         """Set the local timer for the next scheduled job; -1: there is none."""

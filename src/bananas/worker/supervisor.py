@@ -21,6 +21,7 @@ import time
 from bananas.errors import ConfigError
 from bananas.worker.beat import Beat
 from bananas.worker.control import RECYCLED, UNREACHED, Hello, Message, Probing, WorkerSpec
+from bananas.worker.figures import Figures
 from bananas.worker.health import Shift
 from bananas.worker.probes import Probes
 from bananas.worker.process import ChildProcess
@@ -44,7 +45,8 @@ class Supervisor:
         self._starts: list[float] = []
         self._turned, self._began = time.monotonic(), time.monotonic()
         self._start_s, self._kept_out, self._wanted = 0.0, False, 0
-        self._probes = Probes(self._shift, _say)
+        self._figures = Figures()
+        self._probes = Probes(self._shift, _say, lambda health: self._figures.text(health, list(self._children)))
 
     def run(self) -> int:
         """Block until every child has ended for good. Returns the exit code."""
@@ -83,6 +85,7 @@ class Supervisor:
 
     def _listen(self, child: ChildProcess) -> None:
         for message in child.receive():
+            self._figures.add(message.counted)
             if message.hello is not None:
                 self._greeted_by(child, message.hello)
 
@@ -101,8 +104,9 @@ class Supervisor:
                 self._start_child()
 
     def _ended(self, child: ChildProcess) -> None:
-        while child.receive():
-            pass
+        while messages := child.receive():
+            for message in messages:
+                self._figures.add(message.counted)
         code = child.process.returncode
         self._children.remove(child)
         self._selector.unregister(child.channel)

@@ -1,0 +1,140 @@
+"""What a worker counts of the jobs of one queue, until a turn of the fetch loop takes it to the server.
+
+Nothing is sent for it alone while there is other work: once a second at most it rides along. What a lost reply leaves open is sent again
+under its number, so nothing is counted twice; what a worker has not sent when it dies is not counted.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from bananas import broker
+from bananas.broker import Request
+from bananas.errors import BrokerError
+from bananas.keys import QueueKeys
+from bananas.tally import BOUNDS_MS, MINUTE_MS, Counts, Spread, fields_of
+
+SEND_EVERY_S = 1.0
+UNDECLARED = "00000000"  # the tag under which jobs are counted whose task this worker does not declare: their names are without bound
+UNDECLARED_NAME = "(undeclared)"
+_ENTRY = 2**42
+log = structlog.get_logger("bananas.worker")
+
+
+class Counting:
+    """The counts of one queue.
+
+    Args:
+        kept_ms: how long the server keeps a minute; 0: nothing is counted.
+
+    Attributes:
+        names: the tasks that are counted each by itself, by their tags.
+        told: called with what goes to the server, as fields of a hash: for who keeps figures of this process.
+    """
+
+    def __init__(self, keys: QueueKeys, boot: str, names: Mapping[str, str], kept_ms: int) -> None:
+        self.names, self.on = names, kept_ms > 0
+        self._keys, self._boot, self._kept_ms = keys, boot, kept_ms
+        self._counts: dict[str, Counts] = {}
+        self._under_way: Request[bool] | None = None
+        self._number = 0
+        self._sent_at = self._ahead_ms = 0.0
+        self._refused = False
+        self.told: Callable[[dict[str, str]], None] | None = None
+
+    # --- counting ---
+
+    def ended(self, tag: str, outcome: int, run_s: float) -> None:
+        """A run ended so, after so long."""
+        counts = self._counts.get(tag) or self._new(tag)
+        counts.outcomes[outcome] += 1
+        ms, run = run_s * 1000, counts.run
+        run.buckets[bisect_left(BOUNDS_MS, ms)] += 1
+        run.total_ms += ms
+
+    def left(self, tag: str, outcome: int) -> None:
+        """A job went without a run."""
+        if self.on:
+            (self._counts.get(tag) or self._new(tag)).outcomes[outcome] += 1
+
+    def claimed(self, now_ms: int, ids: Sequence[bytes], scores: Sequence[bytes]) -> None:
+        """These jobs have waited until now, the server's time."""
+        if not self.on:
+            return
+        self._ahead_ms = now_ms - time.monotonic() * 1000
+        tags = [job_id[32:40] for job_id in ids]
+        if len(set(tags)) == 1:
+            spread = self._wait_of(tags[0])
+            waits = _Waits(now_ms, scores)
+            waits.count(spread, 0, len(scores) - 1)
+            return
+        for tag, score in zip(tags, scores, strict=True):
+            self._wait_of(tag).add(_wait_ms(now_ms, score))
+
+    def _wait_of(self, tag: bytes) -> Spread:
+        text = tag.decode()
+        return (self._counts.get(text) or self._new(text)).wait
+
+    def _new(self, tag: str) -> Counts:
+        return self._counts.setdefault(tag if tag in self.names else UNDECLARED, Counts())
+
+    # --- sending ---
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is to be sent, now or soon."""
+        return bool(self._counts) or self._under_way is not None
+
+    def due_in_s(self, now: float) -> float:
+        """How long it can wait (0: it is due), by the monotonic clock; infinite where there is nothing."""
+        return max(0.0, self._sent_at + SEND_EVERY_S - now) if self.waits else float("inf")
+
+    def request(self, now: float) -> Request[bool]:
+        """What the next turn sends: what is still unanswered, or else all that was counted since."""
+        self._sent_at = now
+        if self._under_way is None:
+            self._number += 1
+            taken, self._counts = self._counts, {}
+            names = {tag: self.names.get(tag, UNDECLARED_NAME) for tag in taken}
+            grown = dict(field for tag, counts in taken.items() for field in fields_of(tag, counts))
+            if self.told is not None:
+                self.told(names | {field: str(by) for field, by in grown.items()})
+            minute = int(now * 1000 + self._ahead_ms) // MINUTE_MS
+            self._under_way = broker.tally(self._keys, self._boot, self._number, minute, self._kept_ms, names, grown)
+        return self._under_way
+
+    def answered(self, reply: bool | BrokerError) -> None:
+        """It has arrived, or was refused: then it is lost, and a log says so once."""
+        self._under_way = None
+        if isinstance(reply, BrokerError) and not self._refused:
+            log.warning("what was counted of jobs could not be stored: figures will be too low", queue=self._keys.name, reason=str(reply))
+        self._refused = isinstance(reply, BrokerError)
+
+    def hasten(self) -> None:
+        """What there is, is due now."""
+        self._sent_at = 0.0
+
+
+class _Waits:
+    """How long jobs have waited that a claim gave, best first: mostly in the order in which they came, so few are looked at."""
+
+    def __init__(self, now_ms: int, scores: Sequence[bytes]) -> None:
+        self._now_ms, self._scores = now_ms, scores
+
+    def count(self, spread: Spread, first: int, last: int) -> None:
+        """Count those between two places: at once, where they are of one priority and one bucket, else by halves."""
+        one, other = self._scores[first], self._scores[last]
+        longest, shortest = _wait_ms(self._now_ms, one), _wait_ms(self._now_ms, other)
+        alike = int(one) // _ENTRY == int(other) // _ENTRY and bisect_left(BOUNDS_MS, longest) == bisect_left(BOUNDS_MS, shortest)
+        if alike or last - first < 1:
+            spread.add((longest + shortest) / 2, last - first + 1)
+            return
+        middle = (first + last) // 2
+        self.count(spread, first, middle)
+        self.count(spread, middle + 1, last)
+
+
+def _wait_ms(now_ms: int, score: bytes) -> int:
+    return max(0, now_ms - int(score) % _ENTRY)
