@@ -17,7 +17,7 @@ TEST_PROCESSES ?= 2
 # Pyright comes whole from the package index; this keeps it from asking for a newer one at each run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
-.PHONY: help venv demo bench test test-all check lint types format clean
+.PHONY: help venv demo bench test test-all check deploy-tools lint types format clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,9 @@ test-all: $(VENV)/.dev  ## Run all tests, the slow ones too, on both servers (re
 	TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 check: lint types test  ## Lint, types and tests
+
+deploy-tools: $(VENV)/.dev  ## Bring helm and promtool, with which the tests judge deploy/ (Linux; without them those tests skip)
+	$(BIN)/python tests/deploy/bring_tools.py $(BIN)
 
 lint: $(VENV)/.dev  ## Check style and format
 	$(BIN)/ruff check .
