@@ -5,6 +5,7 @@ know no task), and give frozen values of plain data; no text of theirs is meant 
 """
 
 from bananas.operate.actions import Action, Cancel, Delete, Move, Outcome, Reschedule, Retry, Selection, SetPriority, act, select
+from bananas.operate.backlog import QueueBacklog, backlog, backlog_seconds
 from bananas.operate.failures import ErrorGroup, ErrorGroups, errors
 from bananas.operate.history import Depth, History, Point, TaskFigures, Times, history, totals
 from bananas.operate.overview import CronState, PriorityFigures, QueueFigures, cron_entries, queues
@@ -31,6 +32,7 @@ __all__ = [
     "PriorityFigures",
     "Query",
     "QueryError",
+    "QueueBacklog",
     "QueueFigures",
     "Reason",
     "Reschedule",
@@ -40,6 +42,8 @@ __all__ = [
     "TaskFigures",
     "Times",
     "act",
+    "backlog",
+    "backlog_seconds",
     "cron_entries",
     "errors",
     "history",
