@@ -51,6 +51,7 @@ def test_history_and_metrics_tell_what_ran(admin: httpx.Client) -> None:
     assert value(answer.text, "bananas_job_run_seconds_bucket", queue="default", task="double", le="+Inf") >= 3
     assert value(answer.text, "bananas_job_wait_seconds_count", queue="default", task="double") >= 3
     assert value(answer.text, "bananas_queue_jobs", queue="default", state="ready") == 0
+    assert value(answer.text, "bananas_queue_backlog_seconds", queue="default") == 0
     assert value(answer.text, "bananas_workers") == 1
     assert value(answer.text, "bananas_server_up") == 1
 

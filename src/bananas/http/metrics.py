@@ -27,13 +27,14 @@ async def show_history(asked: Asked) -> operate.History:
 async def expose_metrics(asked: Asked) -> Response:
     app = asked.app
     try:
-        counted, queues, alive, server = await asyncio.gather(
+        counted, queues, backlogs, alive, server = await asyncio.gather(
             operate.totals(app),
             operate.queues(app),
+            operate.backlog(app),
             workers(app),
             app.client.ask_home(app.settings.namespace, server_info(), "reading the server's figures"),
         )
-        gauges = [*_of_queues(queues), *_of_workers(alive), *_of_server(server)]
+        gauges = [*_of_queues(queues), _of_backlogs(backlogs), *_of_workers(alive), *_of_server(server)]
     except BrokerError:
         counted, gauges = {}, [_up(0.0)]
     try:
@@ -56,6 +57,11 @@ def _of_queues(queues: list[operate.QueueFigures]) -> list[Gauge]:
         Gauge("bananas_queue_paused", "1 while nobody may claim.", one, paused),
         Gauge("bananas_queue_workers", "Worker processes that serve it.", one, [((queue.name,), float(queue.workers)) for queue in queues]),
     ]
+
+
+def _of_backlogs(backlogs: list[operate.QueueBacklog]) -> Gauge:
+    text = "How long the ready jobs take at the rate of the last minutes; where nothing ended, how long the oldest has waited."
+    return Gauge("bananas_queue_backlog_seconds", text, ("queue",), [((each.queue,), each.seconds) for each in backlogs])
 
 
 def _of_workers(alive: list[WorkerInfo]) -> list[Gauge]:
