@@ -412,11 +412,12 @@ def test_the_changelog_has_an_entry_for_what_is_unreleased() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # the build backend is installed into an environment of its own
-def test_the_wheel_carries_the_scripts_and_the_type_marker(tmp_path: Path) -> None:
+def test_the_wheel_carries_the_scripts_the_dashboard_and_the_type_marker(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     [wheel] = tmp_path.glob("*.whl")
     shipped = set(zipfile.ZipFile(wheel).namelist())
-    expected = {path.relative_to(PACKAGE.parent).as_posix() for path in [*files("py"), *files("lua"), PACKAGE / "py.typed"]}
+    page = [path for path in (PACKAGE / "http" / "web").rglob("*") if path.is_file()]
+    expected = {path.relative_to(PACKAGE.parent).as_posix() for path in [*files("py"), *files("lua"), *page, PACKAGE / "py.typed"]}
     report(sorted(expected - shipped), f"{wheel.name} lacks")

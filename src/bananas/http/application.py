@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bananas.app import Bananas
 from bananas.config import check_queue_name
 from bananas.errors import JobNotFound
-from bananas.http import jobs, metrics, operating, overview, queues
+from bananas.http import dashboard, jobs, metrics, operating, overview, queues
 from bananas.http.access import SAFE_METHODS, Access, RoleOf, require, tokens_of
 from bananas.http.document import document
 from bananas.http.limits import Rates
@@ -30,7 +30,7 @@ from bananas.http.routes import Asked, Reply, Route, Site
 from bananas.http.values import encode
 from bananas.keys import parse_public_id
 
-ROUTES: tuple[Route, ...] = (*jobs.ROUTES, *operating.ROUTES, *queues.ROUTES, *overview.ROUTES, *metrics.ROUTES)
+ROUTES: tuple[Route, ...] = (*jobs.ROUTES, *operating.ROUTES, *queues.ROUTES, *overview.ROUTES, *metrics.ROUTES, *dashboard.ROUTES)
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -52,7 +52,7 @@ class Api:
 
     def __init__(self, app: Bananas, access: Access, routes: Sequence[Route], *, checked: bool, owned: bool) -> None:
         self.routes, self._app, self._access, self._owned = tuple(routes), app, access, owned
-        self._site = Site(app, checked=checked)
+        self._site = Site(app, checked=checked, routes=self.routes)
         self._rates = Rates(app.settings.api_rate)
         self._serve = self._built()
 
@@ -72,6 +72,8 @@ class Api:
             by_path.setdefault(route.full_path, {})[route.method] = route
         served = [
             StarletteRoute("/openapi.json", self._document, methods=["GET"]),
+            StarletteRoute("/", dashboard.page, methods=["GET"]),
+            StarletteRoute("/static/{version}/{name:path}", dashboard.static, methods=["GET"]),
             *(StarletteRoute(path, self._endpoint(methods), methods=_METHODS) for path, methods in by_path.items()),
         ]
         starlette = Starlette(routes=served, exception_handlers={HTTPException: on_http_exception}, lifespan=self._lifespan)

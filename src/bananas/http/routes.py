@@ -34,10 +34,11 @@ class Site:
         stopping: set when the process is to end: long waits and streams end then.
         streams, waits: the places for them.
         queues: names that the server is known to have.
+        routes: the table that is served.
     """
 
-    def __init__(self, app: Bananas, *, checked: bool) -> None:
-        self.app, self.checked = app, checked
+    def __init__(self, app: Bananas, *, checked: bool, routes: "tuple[Route, ...]" = ()) -> None:
+        self.app, self.checked, self.routes = app, checked, routes
         self.stopping, self.queues = asyncio.Event(), set[str]()
         self.streams = Seats(app.settings.api_max_streams, "event streams")
         self.waits = Seats(MOST_WAITS, "requests that wait")
