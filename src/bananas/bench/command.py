@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from bananas.bench.table import Table
 
 # In the order of the report. "peers" is one more, for --against.
-TABLES = ("submission", "end_to_end", "drain", "operations", "depth", "clients", "latency", "cost", "workloads", "cluster", "limit")
+TABLES = (
+    *("submission", "end_to_end", "drain", "operations", "depth", "clients", "latency", "cost", "workloads"),
+    *("watched", "cluster", "limit"),
+)
 PEERS = "peers"
 PLAIN_WIDTH = 200  # columns of a table that does not go to a terminal
 
