@@ -22,6 +22,7 @@ from bananas.errors import (
     JobUndecodable,
     KeyMissing,
     LeaseLost,
+    NoAnswer,
     NotSerializable,
     PayloadTooLarge,
     QueueFull,
@@ -39,6 +40,7 @@ from bananas.errors import (
     Unconfirmed,
     UnknownSetting,
     UnknownTask,
+    WorkerNotFound,
 )
 from bananas.handle import Job
 from bananas.job import ErrorRecord, JobInfo
@@ -75,6 +77,7 @@ __all__ = [
     "JobUndecodable",
     "KeyMissing",
     "LeaseLost",
+    "NoAnswer",
     "NotSerializable",
     "PayloadTooLarge",
     "Queue",
@@ -97,6 +100,7 @@ __all__ = [
     "Unconfirmed",
     "UnknownSetting",
     "UnknownTask",
+    "WorkerNotFound",
     "__version__",
     "current_job",
 ]

@@ -289,11 +289,6 @@ def rearm(keys: QueueKeys) -> Request[bool]:
     return Request(bool, script("rearm"), keys.fixed, ())
 
 
-def announce(workers: str, queues: str, boot: str, ttl_ms: int, record: bytes, names: Sequence[str]) -> Request[int]:
-    """A worker's sign of life. Returns the server's time in ms."""
-    return Request(_same, script("announce"), (workers, queues), (boot, ttl_ms, record, *names))
-
-
 # --- one job, by name -------------------------------------------------------------------------------------------------
 
 

@@ -147,6 +147,17 @@ class ScriptFailed(BrokerError):
     """The server refused a script or failed in it; the reply is the message."""
 
 
+# --- a worker's --------------------------------------------------------------------------------------------------------
+
+
+class WorkerNotFound(BananasError):
+    """No worker of this boot id is alive; nothing was done."""
+
+
+class NoAnswer(BananasError):
+    """A worker has not answered in time; what it was asked for changes nothing."""
+
+
 # --- the job's --------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ class WorkerInfo(Struct, frozen=True):
     Attributes:
         runs: at most 100 of what it runs, the longest first.
         version: of bananas-queue; "" for one from before it was told.
+        phase: working, quiet (it claims no more) or stopping.
         memory_bytes, cpu_percent: what the process holds, and how much of one core it used lately; None where its system does not tell.
     """
 
@@ -54,6 +55,7 @@ class WorkerInfo(Struct, frozen=True):
     memory_bytes: int | None = None
     cpu_percent: float | None = None
     runs: tuple[WorkerRun, ...] = ()
+    phase: str = "working"
 
 
 async def workers(app: Bananas) -> list[WorkerInfo]:

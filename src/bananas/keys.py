@@ -23,6 +23,8 @@ A queue (or one shard of it) lives under one hash tag, so that each transition i
     {ns}:workers          HASH   boot -> expiry ms + packed registry record
     {ns}:queues           SET    queue names (with `.shard` where sharded)
     {ns}:trail            LIST   what operators did, the newest first; bounded
+    {ns}:orders:<boot>    LIST, TTL     what operators want of a worker, until it has obeyed; bounded
+    {ns}:answer:<order>   STRING, TTL   what a worker answers to an order
 
 An id is 43 characters: a UUIDv7 in hex (32), the task tag (8, CRC-32 of the task's name), the birth priority (3 hex digits). It sorts by
 time, and a script can filter by task and promote by priority without reading the body. The public id `queue[.shard].id` finds its keys
@@ -202,3 +204,13 @@ def queues_key(namespace: str) -> str:
 def trail_key(namespace: str) -> str:
     """LIST of what operators did."""
     return f"{{{namespace}}}:trail"
+
+
+def orders_key(namespace: str, boot: str) -> str:
+    """LIST of what operators want of a worker."""
+    return f"{{{namespace}}}:orders:{boot}"
+
+
+def answer_key(namespace: str, order: str) -> str:
+    """STRING: what a worker answers to an order."""
+    return f"{{{namespace}}}:answer:{order}"

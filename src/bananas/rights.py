@@ -19,7 +19,7 @@ from bananas import broker
 from bananas.broker import Request
 from bananas.client import LoopClient
 from bananas.errors import BrokerError, RightsMissing
-from bananas.keys import ID_LENGTH, QueueKeys, queues_key, trail_key, workers_key
+from bananas.keys import ID_LENGTH, QueueKeys, answer_key, orders_key, queues_key, trail_key, workers_key
 
 Role = Literal["client", "worker", "viewer", "operator"]
 Command = tuple[Any, ...]
@@ -59,6 +59,8 @@ _WORKER = {
     "cron": "HDEL HGET HGETALL HSET",
     "stats": "HINCRBY HSET PEXPIRE",
     "workers": "HDEL HSET",
+    "orders": "LRANGE LREM",
+    "answer": "SET",
 }
 # Who looks: counts, `info`, searches, dead letters, workers, cron entries, the trail, the audit, `bananas doctor`. It changes nothing.
 _VIEWER = {
@@ -80,12 +82,15 @@ _VIEWER = {
     "workers": "HGET HSCAN",
     "queues": "SMEMBERS SSCAN",
 }
-# Who keeps it in order: a client and a viewer who also mends what the audit finds, moves jobs, and leaves a trail.
+# Who keeps it in order: a client and a viewer who also mends what the audit finds, moves jobs, leaves a trail, and gives orders to workers:
+# nobody else has a command that writes a list.
 _OPERATOR = {
     "jobs": "HMGET",
     "moved": "SET",
     "came": "EXISTS SET",
     "trail": "LPUSH LTRIM",
+    "orders": "LPUSH LRANGE PEXPIRE",
+    "answer": "GET",
     "leases": "ZADD ZRANGEBYSCORE ZREM ZSCORE",
     "dead": "ZADD",
     "meta": "HSET",
@@ -107,6 +112,7 @@ _REST: dict[str, Command] = {
     **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "HLEN", "SMEMBERS", "SSUBSCRIBE", "SUNSUBSCRIBE", "ZCARD"), ()),
     "HINCRBY": ("f", 1),
     "PEXPIRE": (1,),
+    "LREM": (0, "v"),
     "LPUSH": ("v",),
     "ZADD": (0, "m"),
 }
@@ -152,6 +158,8 @@ def _keyed(role: Role, keys: QueueKeys) -> Iterator[Command]:
         "came": keys.came(_NO_ID),
         "stats": keys.stats(),
         "trail": trail_key(keys.namespace),
+        "orders": orders_key(keys.namespace, _NO_BOOT),
+        "answer": answer_key(keys.namespace, _NO_BOOT),
         "workers": workers_key(keys.namespace),
         "queues": queues_key(keys.namespace),
     }

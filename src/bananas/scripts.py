@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "lua")
-_ALONE = frozenset({"announce"})
+_ALONE = frozenset({"announce", "answer", "note", "order"})
 
 
 class Script(NamedTuple):

@@ -209,13 +209,19 @@ EXAMPLES = [line.partition("#")[0] for line in PAGE.read_text(encoding="utf-8").
 
 @pytest.mark.parametrize("example", EXAMPLES)
 async def test_the_examples_of_the_page_run(site: Site, example: str) -> None:
-    await site.app.submit("double", 1)
+    if "$" in example:  # it is about a worker, or what it runs
+        site.worker()
+        running, _ = await site.running(str(site.gate()))
+        await eventually(lambda: lines(site, "workers"), "a worker in the registry")
+        example = example.replace("$BOOT", lines(site, "workers")[0]["boot"]).replace("$ID", running.id)
+    else:
+        await site.app.submit("double", 1)
     ended = run(site, *shlex.split(example)[1:])
     assert ended.returncode == 0, ended.stderr
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == 9
+    assert len(EXAMPLES) == 12
 
 
 def test_every_qualifier_and_reason_is_on_the_page() -> None:

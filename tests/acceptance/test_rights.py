@@ -14,7 +14,7 @@ import pytest
 from tests.support import eventually
 from tests.workers import WorkerProcess
 
-from bananas import AuthenticationFailed, Bananas, TaskError
+from bananas import AuthenticationFailed, Bananas, TaskError, operate
 from bananas.address import parse_url
 from bananas.connection import SyncConnection
 from bananas.doctor import diagnose
@@ -154,6 +154,27 @@ def test_the_file_has_the_rights_of_every_role() -> None:
     ]
 
 
+async def test_only_an_operator_gives_orders_to_workers(filed: Administered, tmp_path: Path) -> None:
+    environment = {"REDIS_URL": filed.url("shop-worker"), "BANANAS_NAMESPACE": NAMESPACE, "LEDGER": str(tmp_path / "ledger")}
+    operator = filed.app("shop-operator")
+    with WorkerProcess(tmp_path, environment, "tests.apps.basic:app", lease=1.0) as worker:
+        worker.ready()
+        await eventually(lambda: workers(operator), what="a worker in the registry")
+        (found,) = await workers(operator)
+        for role in ("client", "viewer", "worker"):
+            with pytest.raises(AuthenticationFailed):
+                await operate.stop(filed.app(f"shop-{role}"), found.boot)
+        assert {wanted for _, wanted in filed.refusals()} == {b"lrange", b"lpush"}
+        running = await operator.submit("follow", str(tmp_path / "gate"))
+        await eventually(lambda: has_state(running, "running"), what="the job runs")
+        assert "in follow" in await operate.stack(operator, running.id)
+        await operate.drain(operator, found.boot)
+        (tmp_path / "gate").touch()
+        await running.result(timeout=10)
+        await operate.stop(operator, found.boot)
+        assert worker.wait() == 0
+
+
 async def test_with_the_file_each_role_does_its_part_and_no_more(filed: Administered, tmp_path: Path) -> None:
     client, viewer, operator = (filed.app(f"shop-{role}") for role in ("client", "viewer", "operator"))
     environment = {"REDIS_URL": filed.url("shop-worker"), "BANANAS_NAMESPACE": NAMESPACE, "LEDGER": str(tmp_path / "ledger")}
@@ -290,7 +311,8 @@ async def test_another_key_pattern_is_refused_by_every_key(administered: Adminis
 
 async def test_the_keys_of_the_namespace_are_asked_for_too(administered: Administered) -> None:
     error = await refused(administered, *WORKER, "resetkeys", "~{shop:*")
-    assert error.missing == ("key {shop}:queues", "key {shop}:workers")
+    boot = "0" * 16
+    assert error.missing == (f"key {{shop}}:answer:{boot}", f"key {{shop}}:orders:{boot}", "key {shop}:queues", "key {shop}:workers")
     assert error.grant == "ACL SETUSER some ~{shop}:*"
 
 

@@ -18,6 +18,7 @@ from bananas.connection import Connection, spinning
 from bananas.errors import BrokerError
 from bananas.job import Envelope
 from bananas.keys import QueueKeys, id_suffix, new_id, queues_key
+from bananas.orders import announce
 from bananas.server import PrivateServer
 from bananas.session import run
 
@@ -187,7 +188,7 @@ async def test_everything_but_new_jobs_goes_on_when_the_server_is_full(keys: Que
     claim = await ask(broker.claim(keys, "aa", 1, 5, LEASE))
     ended, dead, late, back, crashed = [claim.ids_and_scores[2 * i] + f":aa:{claim.fence:010d}".encode() for i in range(5)]
     requests: list[Request[Any]] = [
-        broker.announce(f"{{{keys.namespace}}}:workers", f"{{{keys.namespace}}}:queues", "aa", 1_000, b"record", ["jobs"]),
+        announce(keys.namespace, "aa", 1_000, b"record", ["jobs"]),
         broker.cron_register(keys, [("sweep", b"every 2", 5)]),
         broker.extend(keys, LEASE, [ended, dead, late, back, crashed]),
         broker.isolate(keys, crashed),

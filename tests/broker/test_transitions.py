@@ -10,6 +10,7 @@ from bananas.codec import unpack_tries
 from bananas.connection import Connection
 from bananas.errors import ScriptFailed
 from bananas.keys import QueueKeys, id_suffix, new_id, task_tag
+from bananas.orders import Answer, Order, announce, answer, order, read_answer, read_order
 
 T0 = 1_800_000_000_000
 LEASE = 8_000
@@ -266,7 +267,36 @@ async def test_info_names_the_place_of_a_job(ask: Any, keys: QueueKeys) -> None:
     assert (await ask(broker.info(keys, new_id(NORMAL))))[1] == b"none"
 
 
+async def test_an_order_waits_until_the_worker_has_obeyed_it(ask: Any) -> None:
+    stop, drain = Order("1" * 16, "stop"), Order("2" * 16, "drain")
+    assert await ask(order("n", "aa", stop).at(T0)) == "n", "no such worker"
+    await ask(announce("n", "aa", 1_000, b"record", ["jobs"]).at(T0))
+    assert [await ask(order("n", "aa", each).at(T0)) for each in (stop, drain)] == ["g", "g"]
+    now_ms, waiting = await ask(announce("n", "aa", 1_000, b"record", ["jobs"]).at(T0 + 1))
+    assert (now_ms, [read_order(packed) for packed in waiting]) == (T0 + 1, [stop, drain])
+    assert await ask(announce("n", "bb", 1_000, b"record", ["jobs"]).at(T0)) == (T0, []), "another worker's"
+    assert await ask(announce("n", "aa", 1_000, b"record", ["jobs"], waiting[:1]).at(T0)) == (T0, waiting[1:])
+    assert await ask(announce("n", "aa", 1_000, b"record", ["jobs"], waiting).at(T0)) == (T0, [])
+    assert await ask(order("n", "aa", stop).at(T0 + 1_001)) == "n", "its sign of life is too old"
+
+
+async def test_so_many_orders_wait_at_most(ask: Any) -> None:
+    await ask(announce("n", "aa", 60_000, b"record", []).at(T0))
+    given = [await ask(order("n", "aa", Order(f"{i:016x}", "stack", "q.1")).at(T0)) for i in range(101)]
+    assert given == ["g"] * 100 + ["f"]
+
+
+async def test_an_answer_is_kept_for_a_while(ask: Any, connection: Connection) -> None:
+    assert await ask(answer("n", "1" * 16, Answer(True, "text"))) == 1
+    (packed, ttl) = await connection.execute([("GET", "{n}:answer:" + "1" * 16), ("PTTL", "{n}:answer:" + "1" * 16)], 5)
+    assert (read_answer(packed), 0 < ttl <= 60_000) == (Answer(True, "text"), True)
+
+
+def test_what_is_no_order_is_none() -> None:
+    assert [read_order(data) for data in (b"", b"\xc1", b"\x91" * 5_000, b"\x80")] == [None] * 4
+
+
 async def test_announce_and_withdraw(ask: Any, connection: Connection) -> None:
-    await ask(broker.announce("{n}:workers", "{n}:queues", "aa", 1_000, b"record", ["jobs"]).at(T0))
+    await ask(announce("n", "aa", 1_000, b"record", ["jobs"]).at(T0))
     (record, names) = await connection.execute([("HGET", "{n}:workers", "aa"), ("SMEMBERS", "{n}:queues")], 5)
     assert (int.from_bytes(record[:8], "big"), record[8:], list(names)) == (T0 + 1_000, b"record", [b"jobs"])

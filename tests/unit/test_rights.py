@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bananas import rights
-from bananas.keys import QueueKeys
+from bananas import rights, scripts
+from bananas.keys import QueueKeys, answer_key, orders_key
 from bananas.rights import Role, commands, needed, rules
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,15 +23,16 @@ ROLES: tuple[Role, ...] = ("client", "worker", "viewer", "operator")
 CLIENT_SCRIPTS = {"enqueue", "cancel", "discard", "info", "pause", "replay", "reprioritize", "reschedule"}
 VIEWER_SCRIPTS = {"info", "examine", "survey", "measure"}
 MOVE_SCRIPTS = {"hold", "adopt", "depart"}
+ORDER_SCRIPTS = {"order", "note"}
 REPAIR_SCRIPTS = {"amend", "reclaim", "rekey", "sweep"}
 RUN_BY: dict[Role, set[str]] = {
     "client": CLIENT_SCRIPTS,
-    "worker": set(SCRIPTS) - VIEWER_SCRIPTS - REPAIR_SCRIPTS - MOVE_SCRIPTS | {"info", "reclaim"},
+    "worker": set(SCRIPTS) - VIEWER_SCRIPTS - REPAIR_SCRIPTS - MOVE_SCRIPTS - ORDER_SCRIPTS | {"info", "reclaim"},
     "viewer": VIEWER_SCRIPTS,
-    "operator": CLIENT_SCRIPTS | VIEWER_SCRIPTS | REPAIR_SCRIPTS | MOVE_SCRIPTS,
+    "operator": CLIENT_SCRIPTS | VIEWER_SCRIPTS | REPAIR_SCRIPTS | MOVE_SCRIPTS | ORDER_SCRIPTS,
 }
 VIEWER_MODULES = {"audit", "inspector"}
-OPERATOR_MODULES = {"repair", "doctor_command", "operate/actions", "operate/moving", "operate/trail"}
+OPERATOR_MODULES = {"repair", "doctor_command", "operate/actions", "operate/moving", "operate/trail", "operate/hands"}
 NOT_IN_A_ROLE = {"connection", "rights", "testing", "watcher", "embedded", "server", "demo", "cli"}  # no requests, or none of users
 CLIENT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - VIEWER_MODULES - OPERATOR_MODULES - NOT_IN_A_ROLE
 
@@ -61,7 +62,7 @@ def parts(script: str) -> list[tuple[str, bool]]:
     """The source of a script and of all that it uses of the prelude, each with whether it is the prelude's."""
     source, functions = (LUA / f"{script}.lua").read_text(), prelude()
     used, waiting = list[tuple[str, bool]](), [(source, False)]
-    if script != "announce":
+    if script not in scripts._ALONE:
         waiting.append((functions.pop(""), True))
     while waiting:
         used.append(waiting.pop())
@@ -105,6 +106,7 @@ def listed(role: Role) -> set[tuple[str, str]]:
     keys = QueueKeys("n", "q")
     names = {keys.result("0" * 43): {"result", "channel"}, keys.seen("0" * 16): {"seen"}}
     names |= {keys.moved("0" * 43): {"moved"}, keys.came("0" * 43): {"came"}, keys.stats(): {"stats"}}
+    names |= {orders_key("n", "0" * 16): {"orders"}, answer_key("n", "0" * 16): {"answer"}}
     found = set()
     for command in needed(role, keys):
         key = command[1] if len(command) > 1 else ""

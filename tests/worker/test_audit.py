@@ -13,7 +13,7 @@ from tests.worker.damage import BOOT, DAMAGE, Filled, spelt
 from bananas import Bananas, Retry, Snooze, broker
 from bananas.audit import CHUNK
 from bananas.inspector import audit, workers
-from bananas.keys import queues_key, workers_key
+from bananas.orders import announce
 from bananas.server import PrivateServer, server_binaries
 from bananas.task import Call, read_options
 from bananas.testing import worker_for
@@ -197,8 +197,6 @@ async def test_the_registry_lists_the_workers_that_are_alive(app: Bananas) -> No
     }
     packed = msgspec.msgpack.encode(record)
     for boot, ttl_ms in (("aa", 60_000), ("bb", -1)):
-        await app.client.ask(
-            keys, broker.announce(workers_key(namespace), queues_key(namespace), boot, ttl_ms, packed, ["q"]), "announcing"
-        )
+        await app.client.ask(keys, announce(namespace, boot, ttl_ms, packed, ["q"]), "announcing")
     (worker,) = await workers(app)
     assert (worker.boot, worker.host, worker.pid, worker.queues, worker.slots) == ("aa", "h", 1, ("q",), 3)

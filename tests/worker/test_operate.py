@@ -420,6 +420,8 @@ def test_every_other_reason_from_its_situation() -> None:
     assert said(job(), worker()) == ["soon"]
     assert said(job(), worker(slots=0)) == ["no_worker"]
     assert said(job(), worker(queues=("other",))) == ["no_worker"]
+    assert said(job(), worker(phase="quiet"), worker(phase="stopping")) == ["workers_quiet"]
+    assert said(job(), worker(phase="quiet"), worker()) == ["soon"]
     assert said(job(), worker(tasks=("other",))) == ["task_unknown_to_workers"]
     assert said(job(), worker(only_priorities=(100,))) == ["excluded"]
     assert said(job(), worker(only_tasks=("other",))) == ["excluded"]

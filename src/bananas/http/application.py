@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bananas.app import Bananas
 from bananas.config import check_queue_name
 from bananas.errors import JobNotFound
-from bananas.http import dashboard, jobs, metrics, operating, overview, queues
+from bananas.http import dashboard, jobs, metrics, operating, overview, queues, workers
 from bananas.http.access import SAFE_METHODS, Access, RoleOf, require, tokens_of
 from bananas.http.document import document
 from bananas.http.limits import Rates
@@ -30,7 +30,8 @@ from bananas.http.routes import Asked, Reply, Route, Site
 from bananas.http.values import encode
 from bananas.keys import parse_public_id
 
-ROUTES: tuple[Route, ...] = (*jobs.ROUTES, *operating.ROUTES, *queues.ROUTES, *overview.ROUTES, *metrics.ROUTES, *dashboard.ROUTES)
+_GROUPS = (jobs, operating, queues, workers, overview, metrics, dashboard)
+ROUTES: tuple[Route, ...] = tuple(route for group in _GROUPS for route in group.ROUTES)
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),

@@ -34,7 +34,7 @@ async def act_on_jobs(asked: Asked) -> Acted:
     selection = await operate.select(asked.app, bulk.query, most=bulk.most)
     if bulk.dry_run:
         return Acted(True, len(selection.of(bulk.action)), 0, {}, selection.scanned, selection.total, selection.complete)
-    outcome = await operate.act(asked.app, selection, bulk.action, who=f"HTTP API, {role.name}")
+    outcome = await operate.act(asked.app, selection, bulk.action, who=asked.who)
     told = (selection.scanned, selection.total, selection.complete)
     return Acted(False, outcome.selected, outcome.done, outcome.left, *told)
 

@@ -1,4 +1,4 @@
-"""The routes of the whole: workers, cron entries, figures, events, health."""
+"""The routes of the whole: cron entries, figures, events, health."""
 
 import asyncio
 from typing import Any
@@ -9,17 +9,12 @@ from bananas import broker, operate
 from bananas.errors import BananasError
 from bananas.http.access import Role
 from bananas.http.events import EventStream, job_events, queue_events
-from bananas.http.jobs import ID
 from bananas.http.routes import Asked, Reply, Route, job_of
 from bananas.http.values import EventsQuery, Live, Ready, ServerView, Stats
-from bananas.inspector import WorkerInfo, workers
+from bananas.inspector import workers
 from bananas.session import server_info
 
 _READY_S = 2.0
-
-
-async def list_workers(asked: Asked) -> list[WorkerInfo]:
-    return await workers(asked.app)
 
 
 async def list_cron(asked: Asked) -> list[operate.CronState]:
@@ -80,10 +75,6 @@ async def health_ready(asked: Asked) -> Ready | Reply:
     return Reply(Ready(False, [reason]), 503) if reason else Ready(True, [])
 
 
-_WHO = {"boot": "9f86d081884c7d65", "host": "web-1", "pid": 4711, "supervisor": 4700, "queues": ["email"], "tasks": ["send_email"]}
-_RUN = {"id": ID, "task": "send_email", "started_ms": 1719830460000, "overdue": False}
-_USE = {"version": "0.1.0", "memory_bytes": 61_000_000, "cpu_percent": 12.5, "runs": [_RUN]}
-_WORKER = _WHO | _USE | {"slots": 10, "running": [ID], "overdue": [], "started_ms": 1719830400000}
 _CRON = {"name": "report", "queue": "default", "schedule": "30 2 * * *", "timezone": "UTC", "missed": "once"}
 _TICKS = {"next_ms": 1719880200000, "announced_ms": 1719830400000, "announced": True}
 _SERVER = {"version": "9.1.2", "used_memory": 2_000_000, "maxmemory": 0, "maxmemory_policy": "noeviction", "connected_clients": 4}
@@ -96,7 +87,6 @@ _EVENTS = (
 )
 
 ROUTES = [
-    Route(path="/workers", handler=list_workers, summary="The workers that are alive", reply=list[WorkerInfo], answer=[_WORKER], **_LOOK),
     Route(path="/cron", handler=list_cron, summary="The cron entries", reply=list[operate.CronState], answer=[_CRON | _TICKS], **_LOOK),
     Route(
         path="/stats",

@@ -29,6 +29,8 @@ STATUSES: list[tuple[type[errors.BananasError], int, int | None]] = [
     (errors.JobNotFound, 404, None),
     (errors.ResultsDisabled, 410, None),
     (errors.JobConflict, 409, None),
+    (errors.WorkerNotFound, 404, None),
+    (errors.NoAnswer, 504, None),
     (errors.JobUndecodable, 409, None),
     (errors.PayloadTooLarge, 413, None),
     (errors.SubmitError, 422, None),

@@ -80,6 +80,11 @@ class Asked(NamedTuple):
         """The job that the path names, with plain data as its result. Raises JobNotFound."""
         return job_of(self.app, self.request.path_params["id"])
 
+    @property
+    def who(self) -> str:
+        """Who asks, for the trail."""
+        return f"HTTP API, {self.request.scope['bananas.role'].name}"
+
     def path(self, *parts: str) -> str:
         """Where something of this API is, as the client sees it."""
         return "/".join([self.request.scope.get("root_path", "") + PREFIX, *parts])

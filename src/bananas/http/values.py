@@ -18,6 +18,7 @@ _DEPTH = 64
 
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+BootId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[0-9]{1,4})?\.[0-9a-f]{43}$")]
 Tag = Annotated[str, Meta(pattern=rf'^[^\s,"]{{1,{TAG_CHARS}}}$')]
 Priority = Annotated[int, Meta(ge=0, le=1000)] | Literal["high", "normal", "low"]
@@ -272,6 +273,13 @@ class WhyView(Struct, frozen=True):
 
     job: JobView
     reasons: list[Reason]
+
+
+class StackView(Struct, frozen=True):
+    """The stack of a running job, as text."""
+
+    id: str
+    text: str
 
 
 class ServerView(Struct, frozen=True):

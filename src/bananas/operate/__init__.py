@@ -7,6 +7,7 @@ know no task), and give frozen values of plain data; no text of theirs is meant 
 from bananas.operate.actions import Action, Cancel, Delete, Move, Outcome, Reschedule, Retry, Selection, SetPriority, act, select
 from bananas.operate.backlog import QueueBacklog, backlog, backlog_seconds
 from bananas.operate.failures import ErrorGroup, ErrorGroups, errors
+from bananas.operate.hands import drain, stack, stop
 from bananas.operate.history import Depth, History, Point, TaskFigures, Times, history, totals
 from bananas.operate.overview import CronState, PriorityFigures, QueueFigures, cron_entries, queues
 from bananas.operate.query import Query, QueryError, parse
@@ -45,12 +46,15 @@ __all__ = [
     "backlog",
     "backlog_seconds",
     "cron_entries",
+    "drain",
     "errors",
     "history",
     "parse",
     "queues",
     "search",
     "select",
+    "stack",
+    "stop",
     "totals",
     "trail",
     "why",

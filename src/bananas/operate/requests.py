@@ -144,3 +144,8 @@ def depart(keys: QueueKeys, job_id: str, new_id: str, known_ms: int) -> Request[
 
 def _text(reply: bytes) -> str:
     return reply.decode()
+
+
+def note(trail: str, deed: bytes, kept: int) -> Request[int]:
+    """Write down what an operator did; the oldest beyond `kept` are dropped."""
+    return Request(int, script("note"), (trail,), (deed, kept))

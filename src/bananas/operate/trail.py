@@ -9,6 +9,7 @@ from msgspec import Struct
 from bananas import broker
 from bananas.app import Bananas
 from bananas.keys import trail_key
+from bananas.operate import requests
 
 KEPT = 1_000
 
@@ -41,8 +42,7 @@ async def note(app: Bananas, action: str, query: str, selected: int, done: int, 
     """Write an act down; the oldest beyond `KEPT` are dropped."""
     deed = Deed(round(time.time() * 1000), who or operator(), action, query[:2_000], selected, done)
     key, namespace = trail_key(app.settings.namespace), app.settings.namespace
-    await app.client.ask_home(namespace, broker.plain(int, "LPUSH", key, msgspec.json.encode(deed)), "noting an act")
-    await app.client.ask_home(namespace, broker.plain(bytes, "LTRIM", key, 0, KEPT - 1), "noting an act")
+    await app.client.ask_home(namespace, requests.note(key, msgspec.json.encode(deed), KEPT), "noting an act")
 
 
 async def trail(app: Bananas, limit: int = 50) -> list[Deed]:

@@ -24,8 +24,8 @@ from bananas.operate.requests import Measures, measure
 
 Kind = Literal[
     "ended", "not_found", "moved", "dead", "running", "overdue", "worker_gone", "cancel_requested", "paused", "delayed", "retry_waits",
-    "unknown_task", "expires", "expired", "no_worker", "task_unknown_to_workers", "excluded", "slots_busy", "suspect", "behind", "unique",
-    "server_full", "soon",
+    "unknown_task", "expires", "expired", "no_worker", "workers_quiet", "task_unknown_to_workers", "excluded", "slots_busy", "suspect",
+    "behind", "unique", "server_full", "soon",
 ]  # fmt: skip
 Figure = int | float | str | bool | None
 
@@ -202,7 +202,11 @@ def _no_hands(at: Situation) -> Iterator[Reason]:
     knowing = [worker for worker in there if info.task in worker.tasks]
     takers = [worker for worker in knowing if takes(worker, info)]
     slots, busy = sum(worker.slots for worker in takers), sum(min(worker.slots, len(worker.running)) for worker in takers)
-    if not there:
+    quiet = [] if there else [worker for worker in at.workers if worker.slots and info.id.rpartition(".")[0] in worker.queues]
+    if quiet:
+        sentence = f"{len(quiet)} worker(s) serve queue {info.queue}, but claim no more: they drain or stop. Start another."
+        yield Reason("workers_quiet", sentence, {"queue": info.queue, "workers": len(quiet)})
+    elif not there:
         elsewhere = sum(1 for worker in at.workers if worker.slots)
         sentence = f"No live worker serves queue {info.queue}" + (
             f" ({elsewhere} serve others)." if elsewhere else "; none is alive at all."
@@ -261,5 +265,5 @@ def span(ms: float) -> str:
 
 
 def serving(workers: Sequence[WorkerInfo], name: str) -> list[WorkerInfo]:
-    """The workers that take jobs of a queue, or of a shard, by its listed name."""
-    return [worker for worker in workers if worker.slots and name in worker.queues]
+    """The workers that take jobs of a queue, or of a shard, by its listed name; those that claim no more do not."""
+    return [worker for worker in workers if worker.slots and name in worker.queues and worker.phase == "working"]

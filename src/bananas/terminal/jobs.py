@@ -112,11 +112,17 @@ def arguments(info: "JobInfo") -> str:
 @target_options
 @json_option
 @click.option("--why", "explains", is_flag=True, help="Only why it is not running.")
-def job_command(job_id: str, target: str | None, url: str | None, namespace: str | None, as_json: bool, explains: bool) -> None:
+@click.option("--stack", "tells_stack", is_flag=True, help="Only where its code is now, asked of the worker that runs it.")
+def job_command(job_id: str, as_json: bool, explains: bool, tells_stack: bool, **where: str | None) -> None:
     """All that is known of job ID, and why it is not running."""
-    from bananas.operate import why
+    from bananas.operate import stack, why
 
-    found = run(open_app(target, url, namespace), lambda app: why(app, job_id))
+    app = open_app(**where)
+    if tells_stack:
+        text = run(app, lambda app: stack(app, job_id))
+        click.echo(to_json({"id": job_id, "text": text}) if as_json else clean_lines(text.rstrip()))
+        return
+    found = run(app, lambda app: why(app, job_id))
     if as_json:
         click.echo(to_json(found.reasons if explains else found))
     elif explains or found.job.state == "unknown":

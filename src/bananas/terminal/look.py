@@ -98,13 +98,38 @@ async def _noted(app: "Bananas", action: str, name: str, done: Any) -> Any:
     return done
 
 
-@click.command("workers")
+@click.group("workers", invoke_without_command=True)
 @target_options
 @json_option
 @watch_option
-def workers_command(target: str | None, url: str | None, namespace: str | None, as_json: bool, watch: float | None) -> None:
-    """Every live worker process: what it serves and runs."""
-    shown(open_app(target, url, namespace), watch, lambda app: _show_workers(app, as_json))
+@click.pass_context
+def workers_command(ctx: click.Context, /, as_json: bool, watch: float | None, **where: str | None) -> None:
+    """Every live worker process: what it serves and runs, what it uses. `drain` and `stop` take the BOOT id of one."""
+    ctx.obj = open_app(**where)
+    if ctx.invoked_subcommand is None:
+        shown(ctx.obj, watch, lambda app: _show_workers(app, as_json))
+
+
+@workers_command.command("drain")
+@click.argument("boot")
+@click.pass_obj
+def drain_command(app: "Bananas", boot: str) -> None:
+    """Let the worker of process BOOT claim no more, as SIGUSR1 does: what runs ends, then it stays idle."""
+    from bananas.operate import drain
+
+    run(app, lambda app: drain(app, boot))
+    click.echo(f"worker {boot} claims no more as soon as it hears of it: within half a lease")
+
+
+@workers_command.command("stop")
+@click.argument("boot")
+@click.pass_obj
+def stop_command(app: "Bananas", boot: str) -> None:
+    """Stop the worker of process BOOT, as SIGTERM does: what runs may end within shutdown_timeout."""
+    from bananas.operate import stop
+
+    run(app, lambda app: stop(app, boot))
+    click.echo(f"worker {boot} stops as soon as it hears of it: within half a lease")
 
 
 async def _show_workers(app: "Bananas", as_json: bool) -> None:
@@ -119,11 +144,16 @@ async def _show_workers(app: "Bananas", as_json: bool) -> None:
         (
             *(f"{each.host}:{each.pid}", each.boot, ",".join(each.queues), len(each.tasks), f"{len(each.running)}/{each.slots}"),
             *(len(each.overdue), spoken(now_ms - each.runs[0].started_ms) if each.runs else "-", spoken(now_ms - each.started_ms)),
-            *(_megabytes(each.memory_bytes), "-" if each.cpu_percent is None else f"{each.cpu_percent:.0f}%", each.version or "-"),
+            *(
+                _megabytes(each.memory_bytes),
+                "-" if each.cpu_percent is None else f"{each.cpu_percent:.0f}%",
+                each.version or "-",
+                each.phase,
+            ),
         )
         for each in found
     ]
-    print_table(("WORKER", "BOOT", "QUEUES", "TASKS", "BUSY", "OVERDUE", "LONGEST", "UP", "MEMORY", "CPU", "VERSION"), rows)
+    print_table(("WORKER", "BOOT", "QUEUES", "TASKS", "BUSY", "OVERDUE", "LONGEST", "UP", "MEMORY", "CPU", "VERSION", "PHASE"), rows)
 
 
 def _megabytes(number: int | None) -> str:

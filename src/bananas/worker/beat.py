@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -20,9 +20,10 @@ from bananas.address import Address
 from bananas.broker import Extension, Request
 from bananas.connection import ConnectionLost, SyncConnection
 from bananas.errors import BananasError, BrokerError
-from bananas.keys import home_slot, queues_key, workers_key
+from bananas.keys import home_slot, workers_key
+from bananas.orders import Answer, Order, announce, answer, read_order
 from bananas.session import open_checked_sync, run_sync
-from bananas.worker.control import Hello, Message
+from bananas.worker.control import Hello, Message, Told
 from bananas.worker.process import ChildProcess
 from bananas.worker.record import record_of
 from bananas.worker.table import HeldLease
@@ -74,15 +75,22 @@ class _Share(NamedTuple):
     hello: Hello
     queues: list[int]
     held: dict[int, list[HeldLease]]
-    announcement: Request[int] | None
+    announcement: Request[Any] | None
 
 
 class Beat:
-    """Renews leases and registry entries, and takes back what the dead have held."""
+    """Renews leases and registry entries, takes back what the dead have held, and brings orders.
+
+    Attributes:
+        phase: of this worker, for the registry.
+        orders: what operators want of which process, in the order in which it came.
+    """
 
     def __init__(self) -> None:
         self._started_ms = int(time.time() * 1000)
         self._ahead_ms = 0.0  # the server's clock, against ours
+        self.phase = "working"
+        self.orders: deque[tuple[ChildProcess, Order]] = deque()
         self._links: dict[int, _Link] = {}
         self._silent_until = 0.0
         self._threads: ThreadPoolExecutor | None = None
@@ -151,14 +159,14 @@ class Beat:
     def _beat(self, link: _Link, shares: Sequence[_Share], began: float) -> None:
         requests: list[Request[Any]] = []
         extended: list[tuple[ChildProcess, list[HeldLease]]] = []
-        announced: list[int] = []
+        announced: list[tuple[int, ChildProcess]] = []
         for child, hello, _, held, announcement in shares:
             for queue, leases in held.items():
                 for part in _chunks(leases):
                     requests.append(broker.extend(child.keys[queue], round(hello.lease * 1000), [lease.member for lease in part]))
                     extended.append((child, part))
             if announcement is not None:
-                announced.append(len(requests))
+                announced.append((len(requests), child))
                 requests.append(announcement)
         asks_memory = bool(extended) or link.full  # only who settles needs to know; what was full is asked until it is not
         if asks_memory:
@@ -172,9 +180,8 @@ class Beat:
         link.note(next((reply for reply in replies if isinstance(reply, BrokerError)), None))
         if asks_memory:
             link.full = replies[-1] is True
-        for now_ms in (replies[at] for at in announced):
-            if isinstance(now_ms, int):
-                self._ahead_ms = now_ms - time.time() * 1000
+        for at, child in announced:
+            self._hear(child, replies[at])
         extensions = [reply for reply in replies if isinstance(reply, Extension)]
         if len(extensions) != len(extended):
             return
@@ -185,11 +192,27 @@ class Beat:
             if child.table is not None:
                 child.table.note_beat(began, queues, full=full)
 
-    def _announcement(self, child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[int]:
-        packed = msgspec.msgpack.encode(record_of(child, hello, held, started_ms=self._started_ms, ahead_ms=self._ahead_ms))
-        namespace = hello.namespace
-        ttl_ms = round(hello.lease * 1500)
-        return broker.announce(workers_key(namespace), queues_key(namespace), hello.boot, ttl_ms, packed, hello.queues)
+    def _hear(self, child: ChildProcess, reply: Any) -> None:
+        """What the reply to a sign of life says: the server's clock, and orders. One that is there still was obeyed already."""
+        if isinstance(reply, BananasError):
+            return
+        now_ms, waiting = reply
+        self._ahead_ms = now_ms - time.time() * 1000
+        known, child.obeyed = child.obeyed, waiting
+        self.orders += [(child, given) for packed in waiting if packed not in known and (given := read_order(packed)) is not None]
+
+    def answer(self, child: ChildProcess, told: Told) -> None:
+        """Tell who gave an order what it asked for."""
+        if (hello := child.hello) is not None:
+            home = home_slot(hello.namespace) if hello.address.clustered else 0
+            requests: list[Request[Any]] = [answer(hello.namespace, told.order, Answer(told.found, told.text))]
+            self._do(hello.address, home, lambda link: _try(link, requests, hello), always=True)
+
+    def _announcement(self, child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]]) -> Request[Any]:
+        packed = msgspec.msgpack.encode(
+            record_of(child, hello, held, started_ms=self._started_ms, ahead_ms=self._ahead_ms, phase=self.phase)
+        )
+        return announce(hello.namespace, hello.boot, round(hello.lease * 1500), packed, hello.queues, child.obeyed)
 
     def take_back(self, child: ChildProcess, *, crashed: bool) -> None:
         """What a process that is gone still held: crashed, with a crash counted; else unused."""

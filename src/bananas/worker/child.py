@@ -38,6 +38,7 @@ from bananas.worker.loading import load_app, override
 from bananas.worker.maintenance import Clock, Upkeep, keys_of_cron, repeat
 from bananas.worker.opening import open_queues
 from bananas.worker.served import Served
+from bananas.worker.stacks import Teller
 from bananas.worker.table import LeaseTable
 from bananas.worker.vitals import Sign, Ticker, Vitals
 
@@ -88,6 +89,7 @@ class Child:
             await asyncio.gather(*loops, return_exceptions=True)
             self._intake.close()
             self._runner.close()
+            self._teller.close()
         await self.app.close()
         with contextlib.suppress(OSError):  # the supervisor may be gone
             self._channel.sendall(self._unsent + line(Message(bye=self._why)))
@@ -107,6 +109,7 @@ class Child:
         self._vitals = Vitals(self._vitals_fd)
         self._engine = Engine(self.app, self.boot, queues, self._table)
         self._runner, self._intake = self._engine.runner, self._engine.intake
+        self._teller = Teller(self._runner)
         if any(task.isolated for task in self._runner.tasks.values()):
             recipe = Recipe(self._spec.target, self._spec.modules, self._spec.settings, os.dup(self._table_fd))
             self._runner.pool = IsolatedPool(recipe)
@@ -141,7 +144,8 @@ class Child:
             claims=settings.worker_mode != "scheduler-only",
             probing=Probing.of(settings),
         )
-        send_hello(self._channel, hello, self._table_fd, self._vitals_fd)
+        send_hello(self._channel, hello, self._table_fd, self._vitals_fd, self._teller.fd)
+        self._teller.handed_over()
         for fd in (self._table_fd, self._vitals_fd):
             os.close(fd)
         slots = hello.slots if hello.claims else 0

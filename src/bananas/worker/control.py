@@ -1,7 +1,8 @@
 """What supervisor and child say to each other: lines of JSON over a socket pair, and once the file of the lease table.
 
 supervisor -> child   start, lost, cancelled, stop, cancel, quiet
-child -> supervisor   hello (with the file descriptors of the table and the vitals), counted, bye
+child -> supervisor   hello (with the file descriptors of the table and the vitals, and a socket for questions), counted, bye
+on that socket        told: asked for without a text, answered with one
 """
 
 import signal
@@ -83,6 +84,15 @@ class Hello(Struct, frozen=True, kw_only=True):
     probing: Probing
 
 
+class Told(Struct, frozen=True):
+    """The stack of a job that an order asks for, or why there is none; without a text, the question."""
+
+    order: str
+    job: str
+    found: bool = False
+    text: str = ""
+
+
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line. Members are `id:boot:fence` as text; `counted` is by queue what `bananas.tally` makes of counts."""
 
@@ -94,6 +104,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cancel: bool = False
     quiet: bool = False
     counted: dict[str, dict[str, str]] = {}
+    told: Told | None = None
     bye: str = ""
 
 
@@ -125,5 +136,5 @@ class Lines:
 
 
 def send_hello(channel: socket.socket, hello: Hello, *fds: int) -> None:
-    """Send the greeting together with the files of the lease table and the vitals."""
+    """Send the greeting together with the files of the lease table and the vitals, and the socket for questions."""
     socket.send_fds(channel, [line(Message(hello=hello))], list(fds))

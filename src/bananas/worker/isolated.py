@@ -30,6 +30,7 @@ from bananas.context import CurrentJob, running
 from bananas.errors import Dead, IsolatedProcessDied, NotSerializable, Steer
 from bananas.job import ErrorRecord, Tagged
 from bananas.retry import Decision, Retry, decide
+from bananas.worker import frames
 from bananas.worker.run import Run
 from bananas.worker.table import TableView
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from bananas.app import Bananas
 
 
-START_S, CLOSE_S = 60.0, 5.0
+START_S, CLOSE_S, TELL_S = 60.0, 5.0, 3.0
 
 
 class Order(Struct, array_like=True):
@@ -95,18 +96,23 @@ class Recipe(Struct, frozen=True):
 class _Process:
     """One warm process."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.process, self.reader, self.writer = process, reader, writer
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", reader: asyncio.StreamReader, writer: asyncio.StreamWriter, questions: socket.socket
+    ) -> None:
+        self.process, self.reader, self.writer, self._questions = process, reader, writer, questions
+        self.run_now: Run | None = None
 
     @classmethod
     async def start(cls, recipe: Recipe) -> "_Process":
-        ours, theirs = socket.socketpair()
-        passed = [theirs.fileno(), recipe.table_fd]
+        (ours, theirs), (asking, asked) = socket.socketpair(), socket.socketpair()
+        passed = [theirs.fileno(), recipe.table_fd, asked.fileno()]
         command = [sys.executable, "-m", "bananas.worker.isolated", *map(str, passed), recipe.target, *recipe.modules]
         process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)  # noqa: ASYNC220  # 1 ms, once per warm process
         theirs.close()
+        asked.close()
+        asking.settimeout(TELL_S)
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**30)
-        self = cls(process, reader, writer)
+        self = cls(process, reader, writer, asking)
         writer.write(_frame(msgspec.msgpack.encode(recipe.settings)))
         try:
             async with asyncio.timeout(START_S):
@@ -133,6 +139,12 @@ class _Process:
             code = await self.end()
             raise IsolatedProcessDied(f"the process that ran the job died with exit code {code}; the job counts as failed", code) from error
 
+    def ask_stack(self) -> str:
+        """Where its job's code is: for a thread, blocks. Raises OSError where it does not say."""
+        self._questions.sendall(b"?")
+        with self._questions.makefile("rb") as answer:
+            return answer.read(int.from_bytes(answer.read(4), "big")).decode()
+
     async def leave(self) -> None:
         """Let it close its resources and end; kill it where that takes longer than CLOSE_S."""
         self.writer.write(_frame(b""))
@@ -143,6 +155,7 @@ class _Process:
     async def end(self) -> int:
         """Kill it and wait until it is gone."""
         self.writer.close()
+        self._questions.close()
         self.process.kill()
         return await asyncio.get_running_loop().run_in_executor(None, self.process.wait)
 
@@ -173,14 +186,20 @@ class IsolatedPool:
         Raises:
             IsolatedProcessDied: it died.
         """
+        process.run_now = run
         try:
             answer = await process.run(_order(run))
         except BaseException:
             self._all.discard(process)
             await asyncio.shield(process.end())
             raise
+        process.run_now = None
         self._idle.append(process)
         return answer
+
+    def process_of(self, run: Run) -> _Process | None:
+        """The process that runs a job now."""
+        return next((process for process in list(self._all) if process.run_now is run), None)
 
     async def close(self) -> None:
         """End every process: the idle ones may close their resources, one that still runs something is killed."""
@@ -233,11 +252,12 @@ class _Trust:
         return time.monotonic() < since + self._lease_s and not self.lost
 
 
-async def _serve(fd: int, table_fd: int, target: str, modules: list[str]) -> None:
+async def _serve(fd: int, table_fd: int, asked_fd: int, target: str, modules: list[str]) -> None:
     from bananas.logs import configure
     from bananas.worker.loading import load_app, override
 
-    _end_with_parent(fd)
+    now = _Now()
+    _attend_parent(fd, asked_fd, now)
     table = TableView(table_fd)
     os.close(table_fd)
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd), limit=2**30)
@@ -251,24 +271,51 @@ async def _serve(fd: int, table_fd: int, target: str, modules: list[str]) -> Non
             order = _orders.decode(data)
             trust = _Trust(order, table, app.settings.lease)
             # a task of its own: what middleware and handler set in context variables ends with the job
-            task = asyncio.create_task(_answer(app, order, trust, state))
+            task = now.task = asyncio.create_task(_answer(app, order, trust, state))
             await asyncio.wait([task])
             answer = _failed(app, order, asyncio.CancelledError("the handler cancelled itself")) if task.cancelled() else task.result()
             writer.write(_frame(msgspec.msgpack.encode(answer)))
             await writer.drain()
 
 
-def _end_with_parent(fd: int) -> None:
-    """End this process when the other end of a socket is closed, whatever runs here: nobody waits for it, its job runs elsewhere."""
+class _Now:
+    """What runs here, for the thread that is asked about it."""
 
-    def wait() -> None:
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+
+    def tell(self) -> str:
+        """Where its code is."""
+        if self.task is None:
+            return ""
+        try:
+            _, found = frames.of_task(self.task, self._loop, self._thread)
+            return frames.as_text(found)
+        except Exception as error:  # it went on while it was looked at
+            return f"  (not seen: {type(error).__name__})\n"
+
+
+def _attend_parent(fd: int, asked_fd: int, now: _Now) -> None:
+    """Tell where the job's code is, when asked; and end this process when the other end of its socket is closed, whatever runs here: nobody
+    waits for it, its job runs elsewhere.
+    """
+    asked = socket.socket(fileno=asked_fd)
+
+    def attend() -> None:
         poller = select.poll()
         poller.register(fd, 0)
-        while not poller.poll():
-            pass
-        os._exit(1)
+        poller.register(asked, select.POLLIN)
+        while True:
+            events = dict(poller.poll())
+            if fd in events:
+                os._exit(1)
+            if not asked.recv(1):  # the parent is about to close the other one too
+                poller.unregister(asked)
+                continue
+            asked.sendall(_frame(now.tell().encode("utf-8", "replace")))
 
-    threading.Thread(target=wait, name="bananas-parent", daemon=True).start()
+    threading.Thread(target=attend, name="bananas-parent", daemon=True).start()
 
 
 async def _answer(app: "Bananas", order: Order, trust: _Trust, state: Any) -> Answer:
@@ -310,7 +357,7 @@ def main() -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]))
+    asyncio.run(_serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import time
 from collections import defaultdict
 
 from bananas.keys import QueueKeys
-from bananas.worker.control import DUMP_SIGNAL, Hello, Lines, Message, WorkerSpec, line
+from bananas.orders import Order
+from bananas.worker.control import DUMP_SIGNAL, Hello, Lines, Message, Told, WorkerSpec, line
 from bananas.worker.table import HeldLease, LeaseTable
 from bananas.worker.vitals import Vitals
 
@@ -37,11 +38,35 @@ class Usage:
         return int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), round(percent, 1)
 
 
+class Questions:
+    """The socket on which a process tells stacks, also when its event loop is blocked."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        self.socket, self._lines = opened, Lines()
+        opened.setblocking(False)
+
+    def ask(self, order: Order) -> None:
+        """Ask for the stack of a job. Nothing happens where nobody listens any more."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(line(Message(told=Told(order.id, order.job))))
+
+    def answers(self) -> list[Told] | None:
+        """Answers that have come; None at the end."""
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        return [message.told for message in self._lines.feed(data) if message.told is not None] if data else None
+
+
 class ChildProcess:
     """One worker process as its supervisor sees it.
 
     Attributes:
-        hello, table, vitals, keys: what its greeting brought: None and empty before.
+        hello, table, vitals, questions, keys: what its greeting brought: None and empty before.
+        obeyed: the orders that it was given, until the server has let them go.
         bye: why it left, in its own words.
         usage: what it uses of the machine.
     """
@@ -56,7 +81,9 @@ class ChildProcess:
         self.hello: Hello | None = None
         self.table: LeaseTable | None = None
         self.vitals: Vitals | None = None
+        self.questions: Questions | None = None
         self.keys: list[QueueKeys] = []
+        self.obeyed: list[bytes] = []
         self.bye = ""
         self._sending = threading.Lock()  # beats of several servers may report at once
         self.send(Message(start=spec, quiet=quiet))
@@ -69,7 +96,7 @@ class ChildProcess:
     def receive(self) -> list[Message]:
         """Messages that have come; the greeting brings the table along."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.channel, 65536, 2)
+            data, fds, _, _ = socket.recv_fds(self.channel, 65536, 3)
         except OSError:
             return []
         messages = self.lines.feed(data)
@@ -79,7 +106,8 @@ class ChildProcess:
                 self.table = LeaseTable(fds[0], message.hello.capacity)
                 self.keys = [QueueKeys.named(message.hello.namespace, name) for name in message.hello.queues]
                 self.vitals = Vitals(fds[1])
-                for fd in fds:
+                self.questions = Questions(socket.socket(fileno=fds[2]))
+                for fd in fds[:2]:
                     os.close(fd)
             if message.bye:
                 self.bye = message.bye
@@ -122,5 +150,7 @@ class ChildProcess:
     def close(self) -> None:
         """Close the channel and the table; the process has ended."""
         self.channel.close()
+        if self.questions is not None:
+            self.questions.socket.close()
         if self.table is not None:
             self.table.close()

@@ -18,7 +18,9 @@ from bananas.worker.table import HeldLease
 MOST_RUNNING, MOST_RUNS = 1_000, 100
 
 
-def record_of(child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]], *, started_ms: int, ahead_ms: float) -> dict[str, Any]:
+def record_of(
+    child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]], *, started_ms: int, ahead_ms: float, phase: str
+) -> dict[str, Any]:
     """The record.
 
     Args:
@@ -42,6 +44,7 @@ def record_of(child: ChildProcess, hello: Hello, held: dict[int, list[HeldLease]
         "overdue": [public for public, lease in leases if lease.overdue][:MOST_RUNNING],
         "started_ms": started_ms,
         "version": __version__,
+        "phase": phase,
         "memory_bytes": memory_bytes,
         "cpu_percent": cpu_percent,
         "runs": _runs(leases, tuple(hello.tasks), ahead_ms),

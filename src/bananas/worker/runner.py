@@ -270,7 +270,7 @@ class Runner:
         """A thread cannot be killed: wait for it whatever comes."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.slots, "bananas")
-        handler = partial(_call_safely, run.runnable.handler, *args, **kwargs)
+        handler = partial(call_safely, run, *args, **kwargs)
         call = self._loop.run_in_executor(self._threads, contextvars.copy_context().run, handler)
         while not call.done():
             try:
@@ -382,10 +382,10 @@ def _remaining(steps: Coroutine[Any, Any, Any], context: contextvars.Context, aw
             return end.value
 
 
-def _call_safely(handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call_safely(run: Run, /, *args: Any, **kwargs: Any) -> Any:
     """Call a handler on a thread; a StopIteration that leaves it would never reach the event loop."""
     try:
-        return handler(*args, **kwargs)
+        return run.runnable.handler(*args, **kwargs)
     except StopIteration as error:
         raise RuntimeError("the handler raised StopIteration") from error
 

@@ -9,7 +9,7 @@ stopped (state T) or gone.
        server is full
     3. tell a child which leases it lost and which jobs somebody wants stopped
     4. a child that died: take back its leases at once, a crash counted; start another
-    5. SIGTERM, SIGINT: the children drain; a second one cancels; SIGUSR1: claim no more
+    5. SIGTERM, SIGINT: the children drain; a second one cancels; SIGUSR1: claim no more; what operators order comes with the beats
 """
 
 import selectors
@@ -24,7 +24,7 @@ from bananas.worker.control import RECYCLED, UNREACHED, Hello, Message, Probing,
 from bananas.worker.figures import Figures
 from bananas.worker.health import Shift
 from bananas.worker.probes import Probes
-from bananas.worker.process import ChildProcess
+from bananas.worker.process import ChildProcess, Questions
 
 KILL_AFTER_S = 5.0
 
@@ -61,12 +61,15 @@ class Supervisor:
                     waker.recv(64)
                 elif isinstance(key.data, ChildProcess):
                     self._listen(key.data)
+                else:
+                    self._hear(*key.data)
             for child in [child for child in self._children if child.process.poll() is not None]:
                 self._ended(child)
             self._start_due()
             if time.monotonic() >= next_beat and self._lease():
                 next_beat = time.monotonic() + self._lease() / 4
                 self._beat.tick(self._children)
+            self._obey()
             if self._stop_by and time.monotonic() > self._stop_by:
                 self._kill_the_stuck()
         self._probes.close()
@@ -89,9 +92,19 @@ class Supervisor:
             if message.hello is not None:
                 self._greeted_by(child, message.hello)
 
+    def _hear(self, child: ChildProcess, questions: Questions) -> None:
+        """Stacks that a process tells."""
+        answers = questions.answers()
+        if answers is None:
+            self._selector.unregister(questions.socket)
+        for told in answers or ():
+            self._beat.answer(child, told)
+
     def _greeted_by(self, child: ChildProcess, hello: Hello) -> None:
         self._kept_out = False
         self._follow(hello)
+        if child.questions is not None:
+            self._selector.register(child.questions.socket, selectors.EVENT_READ, (child, child.questions))
         self._beat.hasten()
         self._beat.tick(self._children)
         if self._quiet:
@@ -110,6 +123,8 @@ class Supervisor:
         code = child.process.returncode
         self._children.remove(child)
         self._selector.unregister(child.channel)
+        if child.questions is not None and child.questions.socket in self._selector.get_map():
+            self._selector.unregister(child.questions.socket)
         self._beat.take_back(child, crashed=code != 0)
         child.close()
         self._kept_out = child.bye == UNREACHED
@@ -135,6 +150,22 @@ class Supervisor:
         self._starts = [at for at in self._starts if at > now]
         for _ in due:
             self._start_child()
+
+    # --- orders of operators ---
+
+    def _obey(self) -> None:
+        while self._beat.orders:
+            child, order = self._beat.orders.popleft()
+            if order.kind == "stack" and child.questions is not None:
+                child.questions.ask(order)
+                continue
+            _say(f"an operator's order: {order.kind}")
+            if order.kind == "drain":
+                self._on_quiet_signal()
+            elif order.kind == "stop" and not self._stopping:
+                self._stop()
+            self._beat.hasten()
+            self._beat.tick(self._children)  # the registry tells it at once
 
     # --- health ---
 
@@ -186,6 +217,7 @@ class Supervisor:
 
     def _on_quiet_signal(self) -> None:
         self._quiet = True
+        self._beat.phase = "stopping" if self._stopping else "quiet"
         self._tell(Message(quiet=True))
 
     def _on_stop_signal(self) -> None:
@@ -197,7 +229,7 @@ class Supervisor:
             self._tell(Message(cancel=True))
 
     def _stop(self) -> None:
-        self._stopping = True
+        self._stopping, self._beat.phase = True, "stopping"
         self._starts.clear()
         timeout = next((child.hello.shutdown_timeout for child in self._children if child.hello is not None), 0.0)
         self._stop_by = time.monotonic() + timeout + KILL_AFTER_S
