@@ -33,6 +33,7 @@ Examples:
   bananas queues                                   what is where, who serves it
   bananas jobs state:dead task:send_email          find jobs, and act on them: --retry, --cancel, ...
   bananas job JOB_ID                               all of one job, and why it is not running
+  bananas advise                                   what is short, stuck or set wrong, and what to do
   bananas replay shop.tasks:app JOB_ID             run a dead job again
   bananas doctor shop.tasks:app --audit            is the server fit, and every job in its place?
   bananas api shop.tasks:app                       an HTTP API, with a document at /openapi.json
@@ -117,6 +118,7 @@ class _Commands(click.Group):
         "doctor": "bananas.doctor_command:doctor_command",
         "health": "bananas.health:health_command",
         "plan": "bananas.bench.plan:plan_command",
+        "advise": "bananas.terminal.advise:advise_command",
         **{name: f"bananas.terminal.look:{name}_command" for name in ("cron", "errors", "queues", "trail", "workers")},
         **{name: f"bananas.terminal.jobs:{name}_command" for name in ("dead", "job", "jobs")},
     }

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bananas.app import Bananas
 from bananas.config import check_queue_name
 from bananas.errors import JobNotFound
-from bananas.http import dashboard, jobs, metrics, operating, overview, queues, workers
+from bananas.http import advising, dashboard, jobs, metrics, operating, overview, queues, workers
 from bananas.http.access import SAFE_METHODS, Access, RoleOf, require, tokens_of
 from bananas.http.document import document
 from bananas.http.limits import Rates
@@ -30,7 +30,7 @@ from bananas.http.routes import Asked, Reply, Route, Site
 from bananas.http.values import encode
 from bananas.keys import parse_public_id
 
-_GROUPS = (jobs, operating, queues, workers, overview, metrics, dashboard)
+_GROUPS = (jobs, operating, queues, workers, overview, metrics, advising, dashboard)
 ROUTES: tuple[Route, ...] = tuple(route for group in _GROUPS for route in group.ROUTES)
 _HEADERS = (
     (b"cache-control", b"no-store"),

@@ -5,6 +5,8 @@ know no task), and give frozen values of plain data; no text of theirs is meant 
 """
 
 from bananas.operate.actions import Action, Cancel, Delete, Move, Outcome, Reschedule, Retry, Selection, SetPriority, act, select
+from bananas.operate.advice.advising import advise
+from bananas.operate.advice.facts import Advice
 from bananas.operate.backlog import QueueBacklog, backlog, backlog_seconds
 from bananas.operate.failures import ErrorGroup, ErrorGroups, errors
 from bananas.operate.hands import drain, stack, stop
@@ -17,6 +19,7 @@ from bananas.operate.why import Explanation, Reason, why
 
 __all__ = [
     "Action",
+    "Advice",
     "Cancel",
     "CronState",
     "Deed",
@@ -43,6 +46,7 @@ __all__ = [
     "TaskFigures",
     "Times",
     "act",
+    "advise",
     "backlog",
     "backlog_seconds",
     "cron_entries",
