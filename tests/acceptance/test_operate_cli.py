@@ -221,7 +221,7 @@ async def test_the_examples_of_the_page_run(site: Site, example: str) -> None:
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == 12
+    assert len(EXAMPLES) == 13
 
 
 def test_every_qualifier_and_reason_is_on_the_page() -> None:
