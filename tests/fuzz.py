@@ -29,12 +29,14 @@ from bananas.info import job_info, with_worker
 from bananas.inspector import worker_info
 from bananas.job import Envelope, ErrorRecord, History, Result, Tagged, Tries
 from bananas.keys import QueueKeys, id_suffix, new_id, parse_public_id
+from bananas.notes import pack_line, pack_progress
 from bananas.result import value_of
 from bananas.schedule import next_ms, parse
 from bananas.seals import Choice, Seals
 from bananas.session import server_info
 from bananas.worker import table as tables
 from bananas.worker.control import Garbled, Lines, Message, WorkerSpec, line
+from bananas.worker.notes import Entry, jot
 
 KEY = f"k1:{base64.b64encode(bytes(32)).decode()}"
 SEALS = Seals(load_settings({"encryption_keys": KEY, "compression_threshold": 64, "max_payload": "100KB"}, {}))
@@ -81,19 +83,28 @@ INFO = [1, b"dead", b"5", 0, 500, *BODIES[:1], RECORDS[1], b"", 0, PACKED_RESULT
 
 
 def info_of_body(data: bytes) -> Any:
-    return job_info(KEYS, PLACE[1], [1, b"ready", b"5", 0, 500, data, RECORDS[1], b"", 0, b"", 0], SEALS)
+    return job_info(KEYS, PLACE[1], [1, b"ready", b"5", 0, 500, data, RECORDS[1], b"", 0, b"", 0, b""], SEALS)
 
 
 def info_of_tries(data: bytes) -> Any:
-    return job_info(KEYS, PLACE[1], [1, b"dead", b"5", 0, 500, BODIES[0], data, b"", 0, b"", 0], SEALS)
+    return job_info(KEYS, PLACE[1], [1, b"dead", b"5", 0, 500, BODIES[0], data, b"", 0, b"", 0, b""], SEALS)
 
 
 def info_of_result(data: bytes) -> Any:
-    return job_info(KEYS, PLACE[1], [1, b"done", b"", b"", 500, b"", b"", b"", 0, data, 0], SEALS)
+    return job_info(KEYS, PLACE[1], [1, b"done", b"", b"", 500, b"", b"", b"", 0, data, 0, b""], SEALS)
+
+
+def info_of_notes(data: bytes) -> Any:
+    return job_info(KEYS, PLACE[1], [1, b"leased", b"5", 0, 500, BODIES[0], b"", b"boot:0000000001", 0, b"", 0, data], SEALS)
+
+
+def stored_notes(seals: Seals | None) -> bytes:
+    progress = pack_progress(1, 0.5, "page 1 of 2", seals, PLACE)
+    return b"0000000001 2 2 %d " % len(progress) + progress + 2 * pack_line(1_800_000_000_000, 1, "a line", seals, PLACE)
 
 
 def info_of_worker(data: bytes) -> Any:
-    info = job_info(KEYS, PLACE[1], [1, b"leased", b"5", 0, 500, BODIES[0], b"", b"boot:1", 0, b"", 0], SEALS)
+    info = job_info(KEYS, PLACE[1], [1, b"leased", b"5", 0, 500, BODIES[0], b"", b"boot:1", 0, b"", 0, b""], SEALS)
     return with_worker(info, data)
 
 
@@ -145,6 +156,7 @@ REQUESTS: list[broker.Request[Any]] = [
     broker.rearm(KEYS),
     broker.cancel(KEYS, NAMES, RESULT, running=True),
     broker.discard(KEYS, NAMES),
+    jot(KEYS, [Entry(b"m", 1, 1, b"", 0, b"")]),
     broker.pause(KEYS, True),
     broker.cron_fire(KEYS, "sweep", b"1", 1, 2, []),
     server_info(),
@@ -255,6 +267,7 @@ READERS: dict[str, Reader] = {
     "info, body": Reader(info_of_body, (), BODIES),
     "info, tries": Reader(info_of_tries, (), RECORDS),
     "info, result": Reader(info_of_result, (), PACKED_RESULTS),
+    "info, notes": Reader(info_of_notes, (), [stored_notes(None), stored_notes(SEALS)]),
     "info, worker": Reader(info_of_worker, (), [bytes(8) + pack({"host": "h", "pid": 1, "overdue": []})]),
     "worker": Reader(lambda data: worker_info(data[:4], data), (), [bytes(8) + pack(WORKER)]),
     "arguments": Reader(arguments, (InvalidArguments,), [pack(ARGS)]),

@@ -35,11 +35,12 @@ MAX_LUA_LINES = 60
 # has no order of its own; its `__init__` and its modules may import each other.
 READING_ORDER = """
     errors values config keys
-    job tally codec seals sealing retry schedule info context
+    job tally codec seals sealing notes retry schedule info context
     address connection discovery scripts broker orders durability session lane coalescer sync_client background client rights
     middleware subscription result handle task places producer queue watcher server groups embedded app logs exposition
-    worker.table worker.vitals worker.settler worker.counting worker.served worker.run worker.loading worker.frames worker.isolated
-    worker.outcomes worker.runner worker.markers worker.turn worker.sharing worker.fetcher worker.intake worker.opening worker.engine
+    worker.table worker.vitals worker.settler worker.counting worker.notes worker.outbox worker.served worker.run worker.loading
+    worker.frames worker.isolated worker.outcomes worker.runner worker.markers worker.turn worker.sharing worker.fetcher
+    worker.intake worker.opening worker.engine
     worker.inline worker.maintenance worker.control worker.blocked worker.stacks worker.child worker.__main__
     worker.process worker.record worker.beat worker.health worker.figures worker.probes worker.supervisor worker
     health findings mending audit repair inspector doctor.* doctor_command operate.* terminal.* http.* api_command
@@ -73,7 +74,7 @@ BANNED_WORDS = {"manager", "managers", "util", "utils", "helper", "helpers", "co
 
 # Where the methods of the scripts live: broker.py, or the modules of a package of that name. A Lua file whose name starts with "_" is a
 # part of scripts, not one itself.
-BROKER_MODULES = re.compile(r"broker(\..+)?|orders|mending|operate.requests")
+BROKER_MODULES = re.compile(r"broker(\..+)?|orders|mending|operate.requests|worker.notes")
 
 BlockNode = ast.If | ast.For | ast.AsyncFor | ast.While | ast.With | ast.AsyncWith | ast.Try | ast.TryStar | ast.Match
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef

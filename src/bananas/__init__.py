@@ -43,7 +43,7 @@ from bananas.errors import (
     WorkerNotFound,
 )
 from bananas.handle import Job
-from bananas.job import ErrorRecord, JobInfo
+from bananas.job import ErrorRecord, JobInfo, LogLine
 from bananas.queue import Counts, Queue
 from bananas.retry import Retry
 from bananas.task import Call, SubmitOptions, Task, TaskOptions
@@ -77,6 +77,7 @@ __all__ = [
     "JobUndecodable",
     "KeyMissing",
     "LeaseLost",
+    "LogLine",
     "NoAnswer",
     "NotSerializable",
     "PayloadTooLarge",

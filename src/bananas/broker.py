@@ -331,7 +331,7 @@ def replay(keys: QueueKeys, ids: Sequence[str], *, once: Once = UNNUMBERED) -> R
 
 def discard(keys: QueueKeys, ids: Sequence[str], *, once: Once = UNNUMBERED) -> Request[int]:
     """Delete dead jobs. Returns how many."""
-    return _act("discard", int, keys, once, ids)
+    return _act("discard", int, keys, once, ids, [keys.notes(job_id) for job_id in ids])
 
 
 def _act(name: str, parse: Callable[[Any], T], keys: QueueKeys, once: Once, args: Sequence[Any], results: Sequence[str] = ()) -> Request[T]:
@@ -340,7 +340,7 @@ def _act(name: str, parse: Callable[[Any], T], keys: QueueKeys, once: Once, args
 
 def info(keys: QueueKeys, job_id: str) -> Request[list[Any]]:
     """All that is known of one job, raw: see lua/info.lua and `inspector.job_info`."""
-    return Request(_same, script("info"), (*keys.fixed, keys.result(job_id)), (job_id,))
+    return Request(_same, script("info"), (*keys.fixed, keys.result(job_id), keys.notes(job_id)), (job_id,))
 
 
 # --- a queue ----------------------------------------------------------------------------------------------------------

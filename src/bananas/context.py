@@ -6,7 +6,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from bananas.errors import BananasError
+from bananas.errors import BananasError, ConfigError, describe
+
+TEXT_CHARS, LINE_CHARS = 200, 500
+
+
+def _storable(text: object, limit: int) -> str:
+    """Text of at most so many characters, as it can be stored."""
+    whole = text if isinstance(text, str) else str(text)
+    cut = whole if len(whole) <= limit else f"{whole[: limit - 1]}…"
+    return cut if cut.isascii() else cut.encode("utf-8", "backslashreplace").decode()
 
 
 class CurrentJob:
@@ -55,6 +64,24 @@ class CurrentJob:
     def time_left(self) -> float | None:
         """Seconds until the timeout; None without one."""
         return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Tell how far the run has come: 0 to 1, and in words, at most 200 characters. Cheap, from any thread.
+
+        Shown by `Job.info` within about a second. Raises ConfigError when the fraction is no number.
+        """
+        if not isinstance(fraction, int | float) or fraction != fraction:
+            raise ConfigError(f"progress({describe(fraction)}): give a number from 0 to 1, e.g. done / total")
+        if self._lease is not None:
+            self._lease.note((min(1.0, max(0.0, float(fraction))), _storable(text, TEXT_CHARS)), ())
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's own log, which keeps the last 100 of all attempts, 500 characters each. Cheap, from any thread.
+
+        Shown by `Job.info` within about a second.
+        """
+        if self._lease is not None:
+            self._lease.note(None, ((time.monotonic(), _storable(text, LINE_CHARS)),))
 
     def __repr__(self) -> str:
         return f"<job {self.id} {self.task} attempt {self.attempt}>"

@@ -7,6 +7,7 @@ import msgspec
 from bananas import codec, sealing
 from bananas.job import JobInfo, Result, State, Tagged, Tries
 from bananas.keys import QueueKeys
+from bananas.notes import read_notes
 from bananas.sealing import Place
 from bananas.seals import Seals
 
@@ -24,7 +25,7 @@ _STATES: dict[str, State] = {"ready": "ready", "scheduled": "scheduled", "leased
 
 def job_info(keys: QueueKeys, job_id: str, reply: list[Any], seals: Seals) -> JobInfo:
     """Read the reply of lua/info.lua. What these seals do not open is left out, and the info says why."""
-    now_ms, place_name, number, place, priority, body, tries_record, owner, cancelled, packed, paused = reply
+    now_ms, place_name, number, place, priority, body, tries_record, owner, cancelled, packed, paused, stored = reply
     where = place_name.decode()
     tries = codec.unpack_tries(tries_record)
     common: dict[str, Any] = {
@@ -37,6 +38,8 @@ def job_info(keys: QueueKeys, job_id: str, reply: list[Any], seals: Seals) -> Jo
         "cancel_requested": bool(cancelled),
         "queue_paused": bool(paused),
     }
+    if stored and where != "none":
+        common |= _notes(stored, owner if where == "leased" else None, where, (seals, (keys, job_id)))
     if where == "done":
         return _ended(common, packed)
     common |= _body(body, tries, seals, (keys, job_id))
@@ -51,6 +54,15 @@ def job_info(keys: QueueKeys, job_id: str, reply: list[Any], seals: Seals) -> Jo
         boot, fence = owner.decode().split(":")
         common |= {"lease_expires_ms": at_ms, "worker": boot, "fence": int(fence)}
     return JobInfo(state=_STATES[where], **common)
+
+
+def _notes(stored: bytes, owner: bytes | None, where: str, opened: tuple[Seals, Place]) -> dict[str, Any]:
+    """Log and progress; that of an earlier run is none of this one's."""
+    progress, log = read_notes(stored, *opened)
+    stale = where in ("ready", "scheduled") or (owner is not None and progress is not None and int(owner[-10:] or 0) != progress.fence)
+    if progress is None or stale:
+        return {"log": log}
+    return {"log": log, "progress": progress.fraction, "progress_text": progress.text}
 
 
 def _body(body: bytes, tries: Tries, seals: Seals, place: Place) -> dict[str, Any]:

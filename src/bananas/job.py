@@ -93,6 +93,14 @@ class Tries(Struct, frozen=True):
 FRESH = Tries()
 
 
+class LogLine(Struct, frozen=True):
+    """One line of a job's log: when (server ms), in which attempt, what."""
+
+    at_ms: int
+    attempt: int
+    text: str
+
+
 class Lease(Struct, frozen=True, gc=False):
     """One worker's right to run one job.
 
@@ -138,6 +146,8 @@ class JobInfo(Struct, frozen=True, kw_only=True):
         worker: who runs it, or ran it.
         overdue: it runs for longer than its timeout (its handler does not stop).
         args, kwargs: as plain data; None when the body is gone or unreadable.
+        progress, progress_text: how far its last run has come, 0 to 1, where its handler says so; None while it waits.
+        log: the last lines that its handler logged, in all attempts, the oldest first. Both only from `Job.info`, not in lists.
         tags: those of its submit; () when the body is gone.
         unreadable: why arguments and headers are not shown, where the body is there, e.g. the id of the key that is missing here.
     """
@@ -167,6 +177,9 @@ class JobInfo(Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     overdue: bool = False
     queue_paused: bool = False
+    progress: float | None = None
+    progress_text: str = ""
+    log: tuple[LogLine, ...] = ()
     headers: dict[str, str] | None = None
     tags: tuple[str, ...] = ()
     args: tuple[Any, ...] | None = None

@@ -16,6 +16,7 @@ A queue (or one shard of it) lives under one hash tag, so that each transition i
     {ns:queue}:cron       HASH   entry name -> next ms, announced ms, schedule
     {ns:queue}:seen:<boot>[.part]  STRING, 1 h   number and reply of the last batch, for resends
     {ns:queue}:result:<id>         STRING, TTL   the outcome; also the channel that announces it
+    {ns:queue}:notes:<id>          STRING, TTL   progress and last log lines of a job that told any; see notes.py
     {ns:queue}:moved:<id>          STRING, TTL   the public id of a job that was moved to another queue
     {ns:queue}:came:<id>           STRING, TTL   a job that was moved here: it is taken in once
     {ns:queue}:stats:total         HASH   what its workers counted, by task (tally.py); bounded by the tasks that they declare
@@ -128,6 +129,10 @@ class QueueKeys:
     def result(self, job_id: str) -> str:
         """The key, and the channel, of a job's outcome."""
         return f"{self.base}result:{job_id}"
+
+    def notes(self, job_id: str) -> str:
+        """The key of what a job tells while it runs."""
+        return f"{self.base}notes:{job_id}"
 
     def moved(self, job_id: str) -> str:
         """The key that leads from a job that was moved to where it is."""

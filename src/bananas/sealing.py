@@ -5,6 +5,7 @@
     job      head: the Envelope without arguments and headers; contents: these three
     result   head: the Result without value, message and traceback; contents: these three
     error    a record of `tries`: its message and traceback, sealed, are the last field of the record itself
+    notes    progress and log lines: the same, each with its text
 
 So a worker that cannot open a job still knows its task, its expiry and its options, and an older library says which version it met.
 A ciphertext is bound to its kind, namespace, queue, job id (and so its task and birth priority) and head: none of these can be changed, and
@@ -170,6 +171,22 @@ def read_result(data: bytes, seals: Seals, place: Place) -> Result:
 
 def _error_binding(record: ErrorRecord, place: Place) -> bytes:
     return _binding("error", place, _encoder.encode((record.at_ms, record.attempt, record.type, record.worker)))
+
+
+def hide_text(kind: str, text: str, bound: tuple[float, ...], seals: Seals, place: Place) -> bytes:
+    """A text of a job, encrypted; what it is, of what job, and the numbers beside it cannot be changed."""
+    return seals.close(text.encode(), _binding(kind, place, _encoder.encode(bound)), HIDDEN)
+
+
+def shown_text(kind: str, text: str, sealed: bytes, bound: tuple[float, ...], where: tuple[Seals, Place]) -> str:
+    """A text as it was; where it cannot be opened, why."""
+    if not sealed:
+        return text
+    seals, place = where
+    try:
+        return seals.open(sealed, _binding(kind, place, _encoder.encode(bound))).decode()
+    except Undecodable as error:
+        return f"<not shown: {error}>"
 
 
 def hide_error(record: ErrorRecord, seals: Seals, place: Place) -> ErrorRecord:

@@ -56,6 +56,26 @@ async def test_a_value_that_cannot_travel_is_dead_at_once(here: Site) -> None:
     assert caught.value.attempts == 1
 
 
+async def test_progress_and_log_are_shown_while_it_runs_and_kept_at_its_end(here: Site) -> None:
+    gate = here.gate("told")
+    job = await here.app.submit("tells", str(gate))
+
+    async def look() -> Any:
+        info = await job.info()
+        return info if info.log else None
+
+    info = await eventually(look, "its log")
+    assert (info.state, info.progress, info.progress_text) == ("running", 0.5, "half")
+    assert [line.text.partition(" ")[2] for line in info.log] == ["waits"]
+    gate.touch()
+    assert await job.result(timeout=15) == "told"
+    info = await job.info()
+    assert (info.progress, info.progress_text) == (1.0, "whole")
+    assert [line.text for line in info.log] == [f"line {number}" for number in range(900, 1_000)]
+    assert {line.attempt for line in info.log} == {2}
+    assert (await run(here, "who"))[1] == "nobody", "the process and its socket are in order"
+
+
 # --- deadline and lease ---------------------------------------------------------------------------------------------
 
 

@@ -155,6 +155,20 @@ async def test_tags_are_shown_and_found(site: Site) -> None:
     assert [(each["id"], each["tags"]) for each in found] == [(job.id, ["vip", "customer:42"])]
 
 
+async def test_progress_and_log_are_shown(site: Site) -> None:
+    gate = site.gate()
+    site.worker("tests.apps.isolated:app")
+    job = await site.app.submit("tells", str(gate))
+    await eventually(lambda: "waits" in run(site, "job", job.id).stdout, "the log")
+    shown = run(site, "job", job.id).stdout
+    assert re.search("^progress: +50% half$", shown, re.MULTILINE)
+    assert re.search("^....-..-.. ..:..:.. UTC, attempt 1: [0-9]+ waits$", shown, re.MULTILINE)
+    told = json.loads(run(site, "job", job.id, "--json").stdout)["job"]
+    assert (told["progress"], told["progress_text"], [set(line) for line in told["log"]]) == (0.5, "half", [{"at_ms", "attempt", "text"}])
+    gate.touch()
+    assert await job.result(timeout=15) == "told"
+
+
 async def test_hostile_text_is_shown_as_text(site: Site) -> None:
     job = await site.app.submit("double", HOSTILE, options={"headers": {"x": HOSTILE}, "unique": HOSTILE})
     for arguments in (("jobs",), ("job", job.id), ("jobs", "--json"), ("job", job.id, "--json")):

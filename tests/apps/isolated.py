@@ -109,6 +109,22 @@ def watch_lease(path: str) -> bool:
     return trusted
 
 
+@app.task(isolation="process", retry=QUICK, max_retries=1)
+def tells(path: str) -> str:
+    """Tell how far it is, while it holds up the loop of its process until a file exists."""
+    job = current_job()
+    job.progress(0.5, "half")
+    job.log(f"{os.getpid()} waits")
+    while not is_open(path):
+        time.sleep(0.005)
+    for number in range(1_000):
+        job.log(f"line {number}")
+    if job.attempt == 1:
+        raise Refused("once")
+    job.progress(1.0, "whole")
+    return "told"
+
+
 @app.task(isolation="process")
 def add(left: int, right: int) -> Sum:
     return Sum(left + right)

@@ -70,6 +70,21 @@ def test_options_of_a_submit_hold(admin: httpx.Client) -> None:
     assert state_of(admin, retry) == "scheduled"
 
 
+def test_progress_and_log_of_a_running_job_are_shown(place: Place) -> None:
+    process, gate = place.api(), place.folder / "gate"
+    place.worker("tests.apps.isolated:app")
+    with process.client("admin") as client:
+        job_id = submitted(client, "tells", str(gate))
+        info = wait_until(lambda: (found := client.get(f"{V1}/jobs/{job_id}").json())["log"] and found, "its log")
+        assert (info["state"], info["progress"], info["progress_text"]) == ("running", 0.5, "half")
+        ((at_ms, attempt, text),) = [(line["at_ms"], line["attempt"], line["text"]) for line in info["log"]]
+        assert (at_ms >= info["born_ms"], attempt, text.endswith(" waits")) == (True, 1, True)
+        (listed,) = client.get(f"{V1}/jobs", params={"q": f"id:{job_id} state:running"}).json()["jobs"]
+        assert listed["id"] == job_id
+        gate.touch()
+        assert ended(client, job_id)["value"] == "told"
+
+
 def test_a_unique_job_is_given_to_whoever_submits_it_again(admin: httpx.Client) -> None:
     body = {"task": "double", "args": [1], "unique": uuid.uuid4().hex, **IDLE}
     first, second = admin.post(f"{V1}/jobs", json=body), admin.post(f"{V1}/jobs", json=body)

@@ -73,7 +73,7 @@ def parts(script: str) -> list[tuple[str, bool]]:
 
 def key_name(source: str, command: str, key: str, *, of_prelude: bool) -> str:
     """The last word of the key that a call names."""
-    if key in FIXED:
+    if key in FIXED or key == "NOTES":
         return key.lower()
     if command == "SPUBLISH":
         return "channel"
@@ -107,6 +107,7 @@ def listed(role: Role) -> set[tuple[str, str]]:
     names = {keys.result("0" * 43): {"result", "channel"}, keys.seen("0" * 16): {"seen"}}
     names |= {keys.moved("0" * 43): {"moved"}, keys.came("0" * 43): {"came"}, keys.stats(): {"stats"}}
     names |= {orders_key("n", "0" * 16): {"orders"}, answer_key("n", "0" * 16): {"answer"}}
+    names |= {keys.notes("0" * 43): {"notes"}}
     found = set()
     for command in needed(role, keys):
         key = command[1] if len(command) > 1 else ""
@@ -134,6 +135,7 @@ def test_the_scripts_are_read_whole() -> None:
     assert {("HSET", "workers"), ("SADD", "queues")} <= pairs("announce")
     assert {("HGET", "cron"), ("HSET", "cron")} <= pairs("cron_fire")
     assert {("DEL", "result")} <= pairs("replay")
+    assert {("GET", "notes"), ("SET", "notes"), ("DEL", "notes")} <= pairs("jot")
 
 
 # --- reading modules --------------------------------------------------------------------------------------------------

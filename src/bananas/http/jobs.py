@@ -185,6 +185,8 @@ EXAMPLE = dict.fromkeys(JobView.__struct_fields__) | {
     "ready_since_ms": 1719830400000,
     "waited_ms": 120,
     "errors": [],
+    "progress_text": "",
+    "log": [],
     "tags": ["newsletter"],
     "cancel_requested": False,
     "overdue": False,

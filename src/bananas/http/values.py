@@ -180,6 +180,14 @@ class Failure(Struct, frozen=True):
     worker: str
 
 
+class Line(Struct, frozen=True):
+    """One line of a job's log, and the attempt that wrote it."""
+
+    at_ms: int
+    attempt: int
+    text: str
+
+
 class JobView(Struct, frozen=True, kw_only=True):
     """All that is known of a job: see JobInfo in docs/api.md. Times are the server's, in milliseconds since 1970."""
 
@@ -208,6 +216,9 @@ class JobView(Struct, frozen=True, kw_only=True):
     cancel_requested: bool
     overdue: bool
     queue_paused: bool
+    progress: float | None
+    progress_text: str
+    log: list[Line]
     headers: dict[str, str] | None
     tags: list[str]
     args: list[Any] | None
@@ -325,7 +336,8 @@ def job_view(info: JobInfo) -> JobView:
     fields = {name: getattr(info, name) for name in JobView.__struct_fields__ if hasattr(info, name)}
     failures = [Failure(*(getattr(error, name) for name in Failure.__struct_fields__)) for error in info.errors]
     args = None if info.args is None else list(info.args)
-    return JobView(**fields | {"errors": failures, "args": args, "tags": list(info.tags)})
+    log = [Line(line.at_ms, line.attempt, line.text) for line in info.log]
+    return JobView(**fields | {"errors": failures, "args": args, "tags": list(info.tags), "log": log})
 
 
 def encode(value: Any) -> bytes:

@@ -1,8 +1,8 @@
 #!lua flags=no-writes
 -- All that is known of one job.
--- KEYS 12 result:<id>
+-- KEYS 12 result:<id>, 13 notes:<id>
 -- ARGV 2 id
--- Returns {now ms, state, number, place, priority, body, tries, owner boot:fence, 1 if cancel wanted, packed result, 1 if paused}: state is one of
+-- Returns {now ms, state, number, place, priority, body, tries, owner boot:fence, 1 if cancel wanted, packed result, 1 if paused, notes}: state is one of
 --   ready (number = ms of entry, place = jobs before it), scheduled (due ms), leased (expiry ms), dead (ms of death), done, or none;
 --   absent parts are nil ('' inside the reply). Reads at most 10,000 leases to find the owner.
 local id = ARGV[2]
@@ -24,4 +24,4 @@ elseif body then
   end
 end
 return {NOW, state, number, place, priority, body or '', call('HGET', TRIES, id) or '', owner, call('SISMEMBER', CANCELLED, id), result or '',
-  call('HEXISTS', META, 'paused')}
+  call('HEXISTS', META, 'paused'), call('GET', KEYS[13]) or ''}

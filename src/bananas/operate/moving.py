@@ -8,15 +8,18 @@ no second job: the new id follows from the old one, and the new queue remembers 
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 
 from bananas import broker, codec, sealing
 from bananas.app import Bananas
-from bananas.broker import KeptResult
+from bananas.broker import KeptResult, Request
 from bananas.codec import Undecodable
 from bananas.errors import BrokerError
 from bananas.keys import QueueKeys, birth_priority, queues_key, shard_of
+from bananas.notes import KEPT_MS, moved
 from bananas.operate.namespace import Namespace
 from bananas.operate.requests import Adopted, Held, adopt, depart, hold
 from bananas.sealing import Place
@@ -65,12 +68,26 @@ class Mover:
         if code == "u":
             await self._give_back(keys, job_id, 0 if held.code == "r" else delay_ms, what)
             return "unique key held by another"
-        (code,) = await self._namespace.ask(keys, [depart(keys, job_id, target.public(new_id), KNOWN_MS)], what)
+        requests: list[Request[Any]] = [
+            broker.plain(_bytes, "GET", keys.notes(job_id)),
+            depart(keys, job_id, target.public(new_id), KNOWN_MS),
+        ]
+        log, code = await self._namespace.ask(keys, requests, what)
         if code == "e":
+            await self._keep_log(log, held, (keys, job_id), (target, new_id), what)
             return ""
         nobody = KeptResult(0, b"")  # it ran in its old queue after all: what was not begun in the new one is taken back
         await self._namespace.act(target, lambda once: broker.cancel(target, [new_id], nobody, running=False, once=once), what)
         return "running"
+
+    async def _keep_log(self, stored: bytes, held: Held, old: Place, new: Place, what: str) -> None:
+        """Let the job's log go along. It is left where a run in the new queue writes one already, or the server does not take it."""
+        log = moved(stored, self._namespace.app.client.seals if sealing.is_encrypted(held.body) else None, old, new) if stored else b""
+        if log:
+            target, new_id = new
+            request = broker.plain(_bytes, "SET", target.notes(new_id), log, "NX", "PX", KEPT_MS)
+            with suppress(BrokerError):
+                await self._namespace.ask(target, [request], what)
 
     async def _give_back(self, keys: QueueKeys, job_id: str, delay_ms: int, what: str) -> None:
         """Let a job that was held wait as it did."""
@@ -90,6 +107,10 @@ class Mover:
         history = msgspec.structs.replace(tries.history, errors=errors)
         packed = codec.pack_tries(msgspec.structs.replace(tries, history=history)) if held.tries else b""
         return held.body[: codec.BIRTH_BYTES] + body, packed
+
+
+def _bytes(reply: bytes | None) -> bytes:
+    return reply or b""
 
 
 def _listing(keys: QueueKeys) -> tuple[str, str]:

@@ -92,7 +92,7 @@ def info_of(keys: QueueKeys, place: str, row: Row, now_ms: int, seals: Seals) ->
     priority = int(row.priority) if row.priority else birth_priority(row.job_id)
     number = row.score % 2**42 if place == "ready" else row.score
     owner = row.member[44:].encode()
-    reply = [now_ms, _STATE_WORDS[place], number, None, priority, row.body, row.tries or b"", owner, row.cancelled, b"", False]
+    reply = [now_ms, _STATE_WORDS[place], number, None, priority, row.body, row.tries or b"", owner, row.cancelled, b"", False, b""]
     return job_info(keys, row.job_id, reply, seals)
 
 

@@ -147,7 +147,7 @@ def _describe(info: "JobInfo") -> None:
         ("priority", info.priority),
     ]
     lines += [("arguments", arguments(info) if info.args is not None else None), ("headers", info.headers or None)]
-    lines += [("tags", ", ".join(info.tags) or None)]
+    lines += [("tags", ", ".join(info.tags) or None), ("progress", _progress_of(info))]
     lines += [("attempts", info.attempts), ("crashes", info.crashes or None), ("worker", info.worker), ("ahead", info.place)]
     lines += [(name.removesuffix("_ms"), moment(getattr(info, name)) + " UTC") for name in times if getattr(info, name) is not None]
     lines += [("waited", spoken(info.waited_ms) if info.waited_ms is not None else None), ("run", info.run_ms and spoken(info.run_ms))]
@@ -157,6 +157,13 @@ def _describe(info: "JobInfo") -> None:
     for error in info.errors:
         click.echo(f"attempt {error.attempt} failed at {moment(error.at_ms)} UTC on {clean(error.worker)}:")
         click.echo(clean_lines(f"{error.traceback or f'{error.type}: {error.message}'}".rstrip()))
+
+    for line in info.log:
+        click.echo(f"{moment(line.at_ms)} UTC, attempt {line.attempt}: {clean(line.text)}")
+
+
+def _progress_of(info: "JobInfo") -> str | None:
+    return None if info.progress is None else f"{info.progress:.0%} {info.progress_text}".rstrip()
 
 
 # --- acting -----------------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class Engine:
         tasks = {name: Runnable(task, settings, registry.hooks, seals) for name, task in registry.tasks.items()}
         self.runner = Runner(tasks, settings, app.producer.chain, table, self._changed, seals)
         self.runner.outcomes.hooks = registry.hooks
+        for served in queues:
+            served.notes.begin(self._changed, self.runner.outcomes.hides, seals)
         self.intake = Intake(
             app.client.address, boot, queues, self.runner, table, lease_ms=round(settings.lease * 1000), wanted=self._wanted(app)
         )

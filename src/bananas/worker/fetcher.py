@@ -145,7 +145,7 @@ class Fetcher:
     @property
     def settling(self) -> bool:
         """Whether outcomes, or a marker, wait to be sent."""
-        return any(served.settler or served.rearm for served in self.queues)
+        return any(served.settler or served.rearm or served.notes for served in self.queues)
 
     def _counted(self) -> bool:
         """Whether what was counted is to be sent."""
@@ -235,14 +235,14 @@ class Fetcher:
         return connection
 
     def _add_settlements(self, served: Served, turn: Turn) -> None:
-        if served.settler:
-            for sent in served.settler.batches(self._table.server_full):
-                turn.add(sent.request, partial(self._settled, served, sent))
+        full = self._table.server_full
+        batches = served.settler.batches(full) if served.settler else []
+        if served.notes.used:
+            served.notes.add_to(turn, batches, full=full, connection=self._connection)
+        for sent in batches:
+            turn.add(sent.request, partial(self._settled, served, sent))
         if served.rearm:
-            turn.add(broker.rearm(served.keys), partial(self._rearmed, served))
-
-    def _rearmed(self, served: Served, _: bool) -> None:
-        served.rearm = False
+            turn.add(broker.rearm(served.keys), served.rearmed)
 
     def _settled(self, served: Served, sent: Sent, held: list[bool]) -> None:
         served.settler.answered(sent)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from bananas.errors import Dead, IsolatedProcessDied, NotSerializable, Steer
 from bananas.job import ErrorRecord, Tagged
 from bananas.retry import Decision, Retry, decide
 from bananas.worker import frames
+from bananas.worker.outbox import Outbox, Told, frame
 from bananas.worker.run import Run
 from bananas.worker.table import TableView
 
@@ -59,7 +61,7 @@ class Order(Struct, array_like=True):
     member: bytes
 
 
-class Answer(Struct, array_like=True):
+class Answer(Struct, array_like=True, tag="answer"):
     """What became of it: its packed value, or what the task's policy decided of its failure; `steered`: the handler asked for that."""
 
     value: Raw = Raw(b"\xc0")
@@ -69,11 +71,7 @@ class Answer(Struct, array_like=True):
 
 
 _orders = msgspec.msgpack.Decoder(Order)
-_answers = msgspec.msgpack.Decoder(Answer)
-
-
-def _frame(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
+_frames: msgspec.msgpack.Decoder[Answer | Told] = msgspec.msgpack.Decoder(Answer | Told)
 
 
 async def _read_frame(reader: asyncio.StreamReader) -> bytes:
@@ -113,7 +111,7 @@ class _Process:
         asking.settimeout(TELL_S)
         reader, writer = await asyncio.open_connection(sock=ours, limit=2**30)
         self = cls(process, reader, writer, asking)
-        writer.write(_frame(msgspec.msgpack.encode(recipe.settings)))
+        writer.write(frame(msgspec.msgpack.encode(recipe.settings)))
         try:
             async with asyncio.timeout(START_S):
                 await reader.readexactly(4)
@@ -130,11 +128,15 @@ class _Process:
             raise
         return self
 
-    async def run(self, order: Order) -> Answer:
-        self.writer.write(_frame(msgspec.msgpack.encode(order)))
+    async def run(self, order: Order, tell: Callable[[Told], None]) -> Answer:
+        self.writer.write(frame(msgspec.msgpack.encode(order)))
         try:
-            size = int.from_bytes(await self.reader.readexactly(4), "big")
-            return _answers.decode(await self.reader.readexactly(size))
+            while True:
+                size = int.from_bytes(await self.reader.readexactly(4), "big")
+                told = _frames.decode(await self.reader.readexactly(size))
+                if isinstance(told, Answer):
+                    return told
+                tell(told)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             code = await self.end()
             raise IsolatedProcessDied(f"the process that ran the job died with exit code {code}; the job counts as failed", code) from error
@@ -147,7 +149,7 @@ class _Process:
 
     async def leave(self) -> None:
         """Let it close its resources and end; kill it where that takes longer than CLOSE_S."""
-        self.writer.write(_frame(b""))
+        self.writer.write(frame(b""))
         with suppress(subprocess.TimeoutExpired):
             await asyncio.get_running_loop().run_in_executor(None, self.process.wait, CLOSE_S)
         await self.end()
@@ -188,7 +190,7 @@ class IsolatedPool:
         """
         process.run_now = run
         try:
-            answer = await process.run(_order(run))
+            answer = await process.run(_order(run), lambda told: run.note(told.progress, told.lines))
         except BaseException:
             self._all.discard(process)
             await asyncio.shield(process.end())
@@ -237,8 +239,9 @@ def _order(run: Run) -> Order:
 class _Trust:
     """How a job sees its lease from here."""
 
-    def __init__(self, order: Order, table: TableView, lease_s: float) -> None:
+    def __init__(self, order: Order, table: TableView, lease_s: float, outbox: Outbox) -> None:
         self._order, self._table, self._lease_s = order, table, lease_s
+        self.note = outbox.add
 
     @property
     def lost(self) -> bool:
@@ -266,15 +269,16 @@ async def _serve(fd: int, table_fd: int, asked_fd: int, target: str, modules: li
     configure(app.settings)
     resources = app.registry.lifespan
     async with asynccontextmanager(resources)() if resources is not None else nullcontext() as state:
-        writer.write(_frame(b""))
+        writer.write(frame(b""))
         while data := await _read_frame(reader):
             order = _orders.decode(data)
-            trust = _Trust(order, table, app.settings.lease)
+            outbox = Outbox(fd)
+            trust = _Trust(order, table, app.settings.lease, outbox)
             # a task of its own: what middleware and handler set in context variables ends with the job
             task = now.task = asyncio.create_task(_answer(app, order, trust, state))
             await asyncio.wait([task])
             answer = _failed(app, order, asyncio.CancelledError("the handler cancelled itself")) if task.cancelled() else task.result()
-            writer.write(_frame(msgspec.msgpack.encode(answer)))
+            writer.write(outbox.close() + frame(msgspec.msgpack.encode(answer)))
             await writer.drain()
 
 
@@ -313,7 +317,7 @@ def _attend_parent(fd: int, asked_fd: int, now: _Now) -> None:
             if not asked.recv(1):  # the parent is about to close the other one too
                 poller.unregister(asked)
                 continue
-            asked.sendall(_frame(now.tell().encode("utf-8", "replace")))
+            asked.sendall(frame(now.tell().encode("utf-8", "replace")))
 
     threading.Thread(target=attend, name="bananas-parent", daemon=True).start()
 

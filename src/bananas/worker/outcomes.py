@@ -202,6 +202,11 @@ class Outcomes:
             return Choice(choice is not None and choice.compress, encrypt=True)
         return choice
 
+    def hides(self, run: Run) -> bool:
+        """Whether what a run tells is to be encrypted."""
+        choice = self._choice(run.claimed, run.runnable)
+        return choice is not None and choice.encrypt
+
     def _packed(self, claimed: Claimed, runnable: Runnable | None, result: Result) -> bytes:
         choice = self._choice(claimed, runnable)
         if choice is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from msgspec import Raw
@@ -148,6 +149,10 @@ class Run:
     def current(self) -> CurrentJob:
         """The job, for `current_job()`."""
         return self.job
+
+    def note(self, progress: tuple[float, str] | None, lines: Sequence[tuple[float, str]]) -> None:
+        """What the handler tells of the run. From any thread."""
+        self.claimed.served.notes.pad(self).add(progress, lines)
 
     @property
     def lost(self) -> bool:

@@ -346,6 +346,7 @@ class Runner:
             self.outcomes.decide(run, value, error)
         elif run.stop == "lost":
             self._table.drop(claimed.slot)
+            claimed.served.notes.drop(claimed.member)
             log.warning("lease lost: the outcome is not this worker's to write", job=run.job.id)
         elif run.stop == "shutdown" and error is not None:
             self.outcomes.release(claimed)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from bananas.broker import Claim
 from bananas.keys import QueueKeys
 from bananas.worker.counting import Counting
+from bananas.worker.notes import Notes
 from bananas.worker.settler import Settler
 
 FAIR_EVERY = 10
@@ -32,6 +33,7 @@ class Served:
         self.index, self.keys, self.weight = index, keys, weight
         self.settler = Settler(keys, boot)
         self.counting = Counting(keys, boot, {}, 0)
+        self.notes = Notes(keys)
         self.hungry = True
         self.due = self.popped = self.rearm = self.paused = self.busy = self.away = False
         self.turn = self.fence = self.lost_turn = self.cursor = self.picked = 0
@@ -51,6 +53,10 @@ class Served:
         if popped and not got and claim.left > 0 and not claim.paused:
             self.rearm = True
             self.resting_until = asyncio.get_running_loop().time() + REST_S
+
+    def rearmed(self, _: bool) -> None:
+        """Its marker was given back."""
+        self.rearm = False
 
     def expect_due(self, in_ms: int, fire: Callable[["Served"], None]) -> None:
         """Set the local timer for the next scheduled job; -1: there is none."""
