@@ -4,9 +4,9 @@ Nothing is sent for it alone while there is other work: once a second at most it
 under its number, so nothing is counted twice; what a worker has not sent when it dies is not counted.
 """
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 
 import structlog
 
@@ -14,11 +14,12 @@ from bananas import broker
 from bananas.broker import Request
 from bananas.errors import BrokerError
 from bananas.keys import QueueKeys
-from bananas.tally import BOUNDS_MS, MINUTE_MS, Counts, Spread, fields_of
+from bananas.tally import BOUNDS_MS, MINUTE_MS, SUCCESS, Counts, Spread, fields_of
 
 SEND_EVERY_S = 1.0
 UNDECLARED = "00000000"  # the tag under which jobs are counted whose task this worker does not declare: their names are without bound
 UNDECLARED_NAME = "(undeclared)"
+SHORTEST_MS = BOUNDS_MS[0]
 _ENTRY = 2**42
 log = structlog.get_logger("bananas.worker")
 
@@ -46,13 +47,19 @@ class Counting:
 
     # --- counting ---
 
-    def ended(self, tag: str, outcome: int, run_s: float) -> None:
-        """A run ended so, after so long."""
-        counts = self._counts.get(tag) or self._new(tag)
-        counts.outcomes[outcome] += 1
-        ms, run = run_s * 1000, counts.run
-        run.buckets[bisect_left(BOUNDS_MS, ms)] += 1
+    def ran(self, tag: str, started: float) -> None:
+        """A run that began then (monotonic seconds) has ended: well, unless it is said to have `failed`. For every job: so it is short."""
+        ms = (monotonic() - started) * 1000
+        run = (self._counts.get(tag) or self._new(tag)).run
         run.total_ms += ms
+        run.buckets[bisect_left(BOUNDS_MS, ms) if ms > SHORTEST_MS else 0] += 1
+
+    def failed(self, tag: str, outcome: int, started: float) -> None:
+        """A run ended otherwise than well."""
+        self.ran(tag, started)
+        outcomes = self._counts[tag if tag in self.names else UNDECLARED].outcomes
+        outcomes[outcome] += 1
+        outcomes[SUCCESS] -= 1  # each run that was counted is added when they are sent
 
     def left(self, tag: str, outcome: int) -> None:
         """A job went without a run."""
@@ -63,15 +70,12 @@ class Counting:
         """These jobs have waited until now, the server's time."""
         if not self.on:
             return
-        self._ahead_ms = now_ms - time.monotonic() * 1000
-        tags = [job_id[32:40] for job_id in ids]
-        if len(set(tags)) == 1:
-            spread = self._wait_of(tags[0])
-            waits = _Waits(now_ms, scores)
-            waits.count(spread, 0, len(scores) - 1)
+        self._ahead_ms = now_ms - monotonic() * 1000
+        if b"".join(ids).count(ids[0][32:40]) == len(ids):  # all of one task
+            _Waits(now_ms, scores).count(self._wait_of(ids[0][32:40]), 0, len(scores) - 1)
             return
-        for tag, score in zip(tags, scores, strict=True):
-            self._wait_of(tag).add(_wait_ms(now_ms, score))
+        for job_id, score in zip(ids, scores, strict=True):
+            self._wait_of(job_id[32:40]).add(_wait_ms(now_ms, score))
 
     def _wait_of(self, tag: bytes) -> Spread:
         text = tag.decode()
@@ -97,6 +101,8 @@ class Counting:
         if self._under_way is None:
             self._number += 1
             taken, self._counts = self._counts, {}
+            for counts in taken.values():
+                counts.outcomes[SUCCESS] += counts.run.count
             names = {tag: self.names.get(tag, UNDECLARED_NAME) for tag in taken}
             grown = dict(field for tag, counts in taken.items() for field in fields_of(tag, counts))
             if self.told is not None:

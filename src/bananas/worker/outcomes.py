@@ -28,7 +28,7 @@ from bananas.job import ErrorRecord, FinalState, History, Result, Tries
 from bananas.middleware import Hooks
 from bananas.retry import Decision, Retry, decide
 from bananas.seals import UNSEALED, Choice, Seals
-from bananas.tally import DEAD, OTHER, RETRIED, SUCCESS
+from bananas.tally import DEAD, OTHER, RETRIED
 from bananas.worker.isolated import Answer
 from bananas.worker.run import Claimed, Run, Runnable, job_of
 from bananas.worker.settler import burial, comeback, ending, handback, success
@@ -69,7 +69,8 @@ class Outcomes:
             value = value.value
         if error is None:
             if runnable.plain and envelope.ttl_success_ms is None:
-                self._count(run, SUCCESS)
+                if claimed.served.counting.on:
+                    claimed.served.counting.ran(runnable.tag, run.started)
                 claimed.served.settler.add(success(Ending(claimed.member), claimed.slot))
                 return
             try:
@@ -88,7 +89,7 @@ class Outcomes:
     def _count(self, run: Run, outcome: int) -> None:
         counting = run.claimed.served.counting
         if counting.on:
-            counting.ended(run.runnable.tag, outcome, time.monotonic() - run.started)
+            counting.failed(run.runnable.tag, outcome, run.started)
 
     def _pack_value(self, run: Run, value: Any) -> bytes | None:
         """The packed value, or None when no result is kept."""
@@ -102,7 +103,8 @@ class Outcomes:
 
     def _succeed(self, run: Run, packed: bytes | None, value: Any) -> None:
         claimed, hooks = run.claimed, run.runnable.hooks
-        self._count(run, SUCCESS)
+        if claimed.served.counting.on:
+            claimed.served.counting.ran(run.runnable.tag, run.started)
         if isinstance(value, Raw) and hooks.on_success:
             value = _unpacked(value, run.runnable)
         accepted = self._hook_call(hooks.on_success, run.job, value) if hooks else None

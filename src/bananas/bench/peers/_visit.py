@@ -107,8 +107,9 @@ class Visitor:
 
     def _io(self, serving: Serving, made: Visit) -> None:
         slots = self._peer.declared.slots("io")
-        answer = self._fill(serving, "sleep", self._sizes.io_waves * slots, warm_up=self._warm_up)
-        rate, _ = self._emptied(serving, "io", self._warm_up + answer["n"], 1)
+        warm_up = min(self._warm_up, slots)  # of jobs that do not sleep: of few, they would be most
+        answer = self._fill(serving, "sleep", self._sizes.io_waves * slots, warm_up=warm_up)
+        rate, _ = self._emptied(serving, "io", warm_up + answer["n"], 1, warm_up)
         made.figures["I/O of ideal"] = 100 * rate * SLEEP_S / slots
 
     def _idle(self, serving: Serving, made: Visit) -> None:
@@ -152,7 +153,7 @@ class Visitor:
             time.sleep(min(IDLE_SETTLE_S, self._sizes.idle_s))
             yield client, worker, reader
 
-    def _emptied(self, serving: Serving, profile: Profile, count: int, processes: int) -> tuple[float, int]:
+    def _emptied(self, serving: Serving, profile: Profile, count: int, processes: int, warm_up: int | None = None) -> tuple[float, int]:
         """Let workers run what is queued, at most for some time. Returns jobs per second, and how many were run.
 
         The clock starts when the jobs of the warm-up are done and, with several processes, each of them has run one: their start is in no
@@ -166,7 +167,7 @@ class Visitor:
             from_ns, from_count = reader.first_start_ns(), 0
             deadline = time.monotonic() + max(self._sizes.cap_s, 2 * SLEEP_S * self._sizes.io_waves)
             while (done := reader.count()) < count and time.monotonic() < deadline:
-                if not from_count and done >= self._warm_up and _have_begun(reader, processes):
+                if not from_count and done >= (self._warm_up if warm_up is None else warm_up) and _have_begun(reader, processes):
                     from_ns, from_count = time.monotonic_ns(), reader.count()
                 time.sleep(0.001)
             _raise_if_ended(workers)
