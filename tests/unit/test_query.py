@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from bananas.errors import ConfigError
 from bananas.job import ErrorRecord, JobInfo
-from bananas.operate.failures import top_frame
-from bananas.operate.matching import Facts, matches
+from bananas.operate.matching import Facts, matches, top_frame
 from bananas.operate.query import NAMES, QueryError, parse
 
 NOW = 10_000_000
@@ -23,11 +22,12 @@ def job(**given: Any) -> JobInfo:
     return JobInfo(**usual | given)
 
 
+FRAMES = '  File "/app/main.py", line 3, in run\n    send()\n  File "/app/mail.py", line 7, in send\n    smtp()\n'
 FAILED = job(
     attempts=3,
     born_ms=NOW - 600_000,
     died_ms=NOW - 60_000,
-    errors=(ErrorRecord(1, 3, "app.SmtpTimeout", "no such host: mx.example", "", "web-1:77"),),
+    errors=(ErrorRecord(1, 3, "app.SmtpTimeout", "no such host: mx.example", FRAMES, "web-1:77"),),
     args=("a@b.c", {"id": 42, "tags": ["x", "y"]}, True, None, 2**63),
     kwargs={"subject": "hello, *world*", "ratio": 0.5},
     headers={"tenant": "acme"},
@@ -53,6 +53,10 @@ def fits(query: str, info: JobInfo = FAILED, unique: str = "order-7", host: str 
         f"id:email.{ID}",
         "id:01900000",
         "error:timeout",
+        "error_type:app.SmtpTimeout",
+        "error_type:*Timeout",
+        'frame:"/app/mail.py:7 in send"',
+        "-error_type:SmtpTimeout",
         'error:"no such host"',
         "worker:web-1",
         "tag:import",
@@ -99,6 +103,9 @@ def test_a_query_fits(query: str) -> None:
         "state:ready",
         "state:retrying",
         "error:Other",
+        "error_type:SmtpTimeout",
+        'frame:"/app/main.py:3 in run"',
+        'frame:""',
         "worker:web",
         "attempts>3",
         "waited>0s",
@@ -208,3 +215,4 @@ def test_the_innermost_frame_is_named() -> None:
     text = f"Traceback (most recent call last):\n{frames}E: m\n"
     assert top_frame(text) == "/a/c.py:9 in inner"
     assert top_frame("") == ""
+    assert fits('frame:"" error_type:E', job(errors=(ErrorRecord(1, 1, "E", "m", "", ""),)))

@@ -1,16 +1,14 @@
 """Failures grouped: dead and retrying jobs by what they failed with last, and where."""
 
-import re
-
 from msgspec import Struct
 
 from bananas.app import Bananas
 from bananas.job import ErrorRecord
+from bananas.operate.matching import top_frame
 from bananas.operate.query import Query, Term, Value, parse
 from bananas.operate.search import SCAN_LIMIT, Search
 
 SAMPLES = 5
-_FRAME = re.compile(r'^\s+File "(.+?)", line (\d+)(?:, in (.+))?$', re.MULTILINE)
 
 
 class ErrorGroup(Struct, frozen=True):
@@ -75,12 +73,3 @@ async def errors(app: Bananas, query: str | Query = "", *, scan_limit: int = SCA
     groups = [gathering.group(*key) for key, gathering in gathered.items()]
     groups.sort(key=lambda group: (-group.dead - group.retrying, group.type, group.frame))
     return ErrorGroups(tuple(groups), seen.scanned, seen.total)
-
-
-def top_frame(traceback: str) -> str:
-    """The innermost frame of a traceback as `file:line in function`; "" where there is none."""
-    found = _FRAME.findall(traceback)
-    if not found:
-        return ""
-    file, line, function = found[-1]
-    return f"{file}:{line} in {function}" if function else f"{file}:{line}"

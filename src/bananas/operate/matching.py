@@ -10,6 +10,7 @@ from msgspec import Struct
 from bananas.job import JobInfo
 from bananas.operate.query import Query, Term, Value
 
+_FRAME = re.compile(r'^\s+File "(.+?)", line (\d+)(?:, in (.+))?$', re.MULTILINE)
 Parameters = Callable[[str], Sequence[str]]  # of a task: the names of its positional arguments
 
 
@@ -90,10 +91,21 @@ def _text_fits(name: str, value: Value, facts: Facts) -> bool:
         return any(_like(value.text, tag) for tag in info.tags)
     if name == "error":
         return any(_within(value.text, f"{error.type}: {error.message}") for error in info.errors[-1:])
+    if name in ("error_type", "frame"):
+        return any(_like(value.text, error.type if name == "error_type" else top_frame(error.traceback)) for error in info.errors[-1:])
     if name == "worker":
         hosts = (facts.host, info.worker or "", *(error.worker for error in info.errors[-1:] if info.state != "running"))
         return any(host and (_like(value.text, host) or host.startswith(f"{value.text}:")) for host in hosts)
     return any(_within(value.text, text) for text in _texts(info))
+
+
+def top_frame(traceback: str) -> str:
+    """The innermost frame of a traceback as `file:line in function`; "" where there is none."""
+    found = _FRAME.findall(traceback)
+    if not found:
+        return ""
+    file, line, function = found[-1]
+    return f"{file}:{line} in {function}" if function else f"{file}:{line}"
 
 
 def _texts(info: JobInfo) -> Iterable[str]:

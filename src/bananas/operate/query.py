@@ -20,12 +20,12 @@ from bananas.values import parse_duration, parse_priority
 Operator = Literal[":", ">", ">=", "<", "<="]
 STATES = ("running", "ready", "scheduled", "dead")  # in the order in which they are searched
 STATE_NAMES = (*STATES, "retrying")
-TEXTS = frozenset({"task", "queue", "id", "error", "worker", "unique", "tag"})
+TEXTS = frozenset({"task", "queue", "id", "error", "worker", "unique", "tag", "error_type", "frame"})
 NUMBERS = frozenset({"priority", "attempts", "crashes"})
 TIMES = frozenset({"age", "waited", "due", "died"})
 PATHS = ("args", "header")
 NAMES = (
-    *("task", "queue", "state", "id", "error", "worker", "tag", "unique"),
+    *("task", "queue", "state", "id", "error", "error_type", "frame", "worker", "tag", "unique"),
     *("priority", "attempts", "crashes", "age", "waited", "due", "died"),
 )
 
