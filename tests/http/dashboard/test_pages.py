@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.http.conftest import TOKENS, V1, ended, submitted
-from tests.support import wait_until
+from tests.support import clean_environment, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import httpx
-    from tests.http.conftest import ApiProcess
+    from tests.http.conftest import ApiProcess, Place
     from tests.http.dashboard.conftest import Look
 
 expect = pytest.importorskip("playwright.sync_api", reason="THE DASHBOARD IS NOT TESTED: pip install playwright").expect
@@ -37,11 +39,50 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(look: Look) -> None:
     expect(page.get_by_label("Token")).to_be_visible()
 
 
-def test_without_tokens_who_is_on_this_machine_needs_none(shared: object, looks: Callable[..., Look]) -> None:
-    open_api: ApiProcess = shared.api(BANANAS_API_TOKENS="")  # type: ignore[attr-defined]
+def test_without_tokens_who_is_on_this_machine_needs_none(shared: Place, looks: Callable[..., Look]) -> None:
+    open_api: ApiProcess = shared.api(BANANAS_API_TOKENS="")
     page = looks(open_api.url).open(role="").page
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
+
+
+MOUNTED = """
+import socket
+import uvicorn
+from bananas import Bananas
+from bananas.http import api
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+web = Starlette(routes=[Mount("/ops/bananas", api(Bananas(), role_of=lambda request: "operator"))])
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+uvicorn.Server(uvicorn.Config(web, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+"""
+
+
+@pytest.fixture
+def mounted(shared: Place) -> Iterator[str]:
+    """The URL of the dashboard in a program that knows its users."""
+    environment = clean_environment(**shared.environment)
+    with subprocess.Popen([sys.executable, "-c", MOUNTED], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/ops/bananas"
+        process.kill()
+
+
+def test_it_works_below_a_mount_with_the_sign_in_of_its_program(mounted: str, looks: Callable[..., Look], admin: httpx.Client) -> None:
+    job_id = submitted(admin, "double", 1, delay=3600, queue="mounted")
+    look = looks(mounted)
+    page = look.open(role="").page
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.locator(".foot")).to_contain_text("operator")
+    page.goto(f"{look.url}#/queues")
+    look.row("mounted").get_by_role("button", name="Pause").click()
+    look.answer("Pause")
+    expect(look.row("mounted")).to_contain_text("paused")  # by the event stream
+    page.goto(f"{look.url}#/jobs/{job_id}")
+    expect(page.get_by_role("region", name="Why is it not running?")).to_contain_text("Queue mounted is paused")
 
 
 # --- the overview -----------------------------------------------------------------------------------------------------
@@ -150,6 +191,60 @@ def test_a_search_that_cannot_be_read_says_where(look: Look) -> None:
     expect(page.get_by_role("alert")).to_contain_text("at character 12 of the query")
     look.press("dead")
     expect(page.get_by_label("Search jobs")).to_have_value("nosuch:1")
+
+
+def test_a_whole_id_leads_to_its_job_also_when_that_has_ended(look: Look, admin: httpx.Client) -> None:
+    job_id = submitted(admin, "double", 21)
+    assert ended(admin, job_id)["value"] == 42
+    page = look.open("jobs").page
+    page.get_by_label("Search jobs").fill(f" {job_id} ")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Result")).to_contain_text("42")
+
+
+SUGGESTED = """async ([text, known]) => {
+    const { suggest } = await import(document.querySelector("script[src]").src.replace("app.js", "qualifiers.js"));
+    return suggest(text, text.length, known).map((item) => item.insert);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "first"),
+    [
+        ("sta", {}, "state:"),
+        ("-sta", {}, "-state:"),
+        ("task:a state:de", {}, "state:dead"),
+        ("state:ready,sch", {}, "state:ready,scheduled"),
+        ("queue:b", {"queue": ["bulk"]}, "queue:bulk"),
+        ("task:two", {"task": ["two words"]}, 'task:"two words"'),
+        ('error:"a state:', {"error": ["a state: b"]}, None),
+        ("args.", {"args": ["user_id"]}, "args.user_id:"),
+        ("age>", {}, "age>30s"),
+    ],
+)
+def test_what_may_be_meant_is_suggested(look: Look, text: str, known: dict[str, list[str]], first: str | None) -> None:
+    items = look.open().page.evaluate(SUGGESTED, [text, known])
+    assert (items[0] if items else None) == first
+
+
+WITH_STATE = """async ([text, state]) => {
+    const { withState } = await import(document.querySelector("script[src]").src.replace("app.js", "qualifiers.js"));
+    return withState(text, state);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "then"),
+    [
+        ("", "dead", "state:dead"),
+        ("state:dead  task:a", "dead", "task:a"),
+        ("state:ready,dead x", "dead", "x state:dead"),
+        ('"a state:dead b"', "ready", '"a state:dead b" state:ready'),
+        ("-state:dead", "ready", "-state:dead state:ready"),
+    ],
+)
+def test_a_state_is_chosen_and_taken_back(look: Look, text: str, state: str, then: str) -> None:
+    assert look.open().page.evaluate(WITH_STATE, [text, state]) == then
 
 
 # --- one job ----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ export function parse(text) {
   );
 }
 
+const unreachable = (error) =>
+  error.name === "AbortError" ? error : new Problem(0, "Unreachable", "The API does not answer: the process is down, or the network between.");
+
 /** The response, if it is a good one. Throws Problem, or AbortError. */
 export async function send(method, path, { body, signal, accept } = {}) {
   const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
@@ -51,8 +54,7 @@ export async function send(method, path, { body, signal, accept } = {}) {
   try {
     answer = await fetch(new URL(`api/v1${path}`, BASE), { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem(0, "Unreachable", "The API does not answer: the process is down, or the network between.");
+    throw unreachable(error);
   }
   note(answer.headers.get("date"));
   if (answer.ok) return answer;
@@ -74,7 +76,9 @@ export async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let kept = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      throw unreachable(error);
+    });
     if (done) return;
     const blocks = (kept + value).split("\n\n");
     kept = blocks.pop();

@@ -9,12 +9,26 @@ import { Login } from "./login.js";
 import { Empty, Head, Loading, ProblemBox, useTick } from "./parts.js";
 import { link, useRoute } from "./router.js";
 import { applyTheme, nextTheme, theme } from "./theme.js";
+import { CronPage } from "./pages/cron.js";
+import { DeadPage } from "./pages/dead.js";
+import { ErrorsPage } from "./pages/errors.js";
 import { JobPage } from "./pages/job.js";
 import { JobsPage } from "./pages/jobs.js";
 import { OverviewPage } from "./pages/overview.js";
 import { QueuesPage } from "./pages/queues.js";
+import { TrailPage } from "./pages/trail.js";
+import { WorkersPage } from "./pages/workers.js";
 
-const SHOWN = { overview: OverviewPage, jobs: JobsPage, queues: QueuesPage };
+const SHOWN = {
+  overview: OverviewPage,
+  jobs: JobsPage,
+  errors: ErrorsPage,
+  queues: QueuesPage,
+  workers: WorkersPage,
+  cron: CronPage,
+  dead: DeadPage,
+  trail: TrailPage,
+};
 const AGAIN_MS = 3000;
 
 function useMe() {
@@ -51,20 +65,22 @@ function Shell({ me, onLeave }) {
   const route = useRoute();
   const [help, setHelp] = useState(false);
   const [open, setOpen] = useState(false);
-  const pages = PAGES.filter(([page]) => SHOWN[page]);
   const showHelp = useCallback(() => setHelp(true), []);
-  useKeys(showHelp, pages);
-  useEffect(() => setOpen(false), [route]);
+  useKeys(showHelp);
+  useEffect(() => {
+    setOpen(false);
+    scrollTo(0, 0);
+  }, [route.page, route.parts[0], route.params.after, route.params.offset]);
   return html`
     <a class="skip" href="#content" onClick=${(event) => (event.preventDefault(), document.getElementById("content").focus())}>Skip to the content</a>
-    <div class=${`side ${open ? "open" : ""}`}>
+    <header class=${`side ${open ? "open" : ""}`}>
       <div class="brand">
         <a href=${link("overview")}><span class="logo" aria-hidden="true"></span>Bananas</a>
         <span class="namespace" title="namespace">${me.namespace}</span>
         <button type="button" class="button menu" aria-expanded=${open} aria-controls="nav" onClick=${() => setOpen(!open)}>Menu</button>
       </div>
       <nav id="nav" aria-label="Pages">
-        ${pages.map(
+        ${PAGES.map(
           ([page, name, key]) => html`<a href=${link(page)} aria-current=${route.page === page ? "page" : null} title=${`g ${key}`}>${name}</a>`,
         )}
       </nav>
@@ -75,9 +91,9 @@ function Shell({ me, onLeave }) {
         <button type="button" class="button quiet" onClick=${showHelp} aria-label="Keys">?</button>
         ${onLeave && html`<button type="button" class="button quiet" onClick=${onLeave}>Sign out</button>`}
       </div>
-    </div>
+    </header>
     <main id="content" tabindex="-1"><${Page} route=${route} me=${me} /></main>
-    ${help && html`<${Help} pages=${pages} onClose=${() => setHelp(false)} />`}
+    ${help && html`<${Help} onClose=${() => setHelp(false)} />`}
     <${Dialogs} /><${Toasts} />`;
 }
 

@@ -13,7 +13,7 @@ const QUEUE = { name: "queue", label: "To the queue", value: "" };
 
 export const ACTIONS = [
   { type: "Retry", verb: "Retry", text: "Dead jobs become ready again, with fresh attempts." },
-  { type: "Cancel", verb: "Cancel", text: "Waiting jobs end as cancelled; running ones are stopped.", danger: true },
+  { type: "Cancel", verb: "Cancel", go: "Cancel jobs", text: "Waiting jobs end as cancelled; running ones are stopped.", danger: true },
   { type: "SetPriority", verb: "Change priority", fields: [PRIORITY], made: ({ priority }) => ({ priority }) },
   { type: "Reschedule", verb: "Reschedule", fields: [DELAY], made: ({ delay }) => ({ delay: Number(delay) }) },
   { type: "Move", verb: "Move", fields: [QUEUE], made: ({ queue }) => ({ queue }), text: "Waiting jobs go to another queue, where they get new ids." },
@@ -32,7 +32,7 @@ export async function actOn(query, action, onProgress = () => {}) {
   const values = await confirm({
     title: `${action.verb} ${plural(counted.selected, "job")}?`,
     text: html`<p>That match <code>${query}</code>. ${action.text}${scanned}</p>`,
-    verb: action.verb,
+    verb: action.go ?? action.verb,
     fields: action.fields,
     danger: action.danger,
   });
@@ -54,7 +54,8 @@ const blank = (action) => ({ SetPriority: { priority: "high" }, Reschedule: { de
 async function done(answer, onProgress) {
   if (!answer.headers.get("content-type")?.startsWith("text/event-stream")) return parse(await answer.text());
   for await (const [name, value] of events(answer)) {
-    if (name === "progress") onProgress(value.done, value.selected);
+    if (name === "selecting") onProgress(value.scanned, value.total);
+    else if (name === "progress") onProgress(value.done, value.selected);
     else if (name === "problem") throw Object.assign(new Error(value.detail), value);
     else if (name === "end") return value;
   }
@@ -73,6 +74,9 @@ export async function exportAll(query, me, onProgress) {
   const href = URL.createObjectURL(new Blob(parts, { type: "application/x-ndjson" }));
   Object.assign(document.createElement("a"), { href, download: `jobs-${new Date().toISOString().slice(0, 19)}.ndjson` }).click();
   URL.revokeObjectURL(href);
+  const last = parts.at(-1)?.trimEnd().split("\n").at(-1);
+  const problem = last && parse(last).problem; // it takes the place of a job where the search was cut off
+  if (problem) throw Object.assign(new Error(problem.detail), problem);
 }
 
 async function pages(q, onProgress) {

@@ -69,6 +69,8 @@ export function Chart({ title, times, series, format = compact, sync = "charts",
   const plot = useRef();
   const themes = useThemeCount();
   const data = [times, ...series.map((one) => one.values)];
+  const latest = useRef();
+  latest.current = data;
   const shape = series.map((one) => one.label).join("\n");
   useEffect(() => {
     let over = false;
@@ -77,7 +79,7 @@ export function Chart({ title, times, series, format = compact, sync = "charts",
       library ??= import("./vendor/uplot.js");
       const { default: Plot } = await library;
       if (over || !box.current) return;
-      plot.current = new Plot(options({ series, format, sync, width: box.current.clientWidth }), data, box.current);
+      plot.current = new Plot(options({ series, format, sync, width: box.current.clientWidth }), latest.current, box.current);
       watch = new ResizeObserver(([seen]) => seen.contentRect.width && plot.current?.setSize({ width: seen.contentRect.width, height: HEIGHT }));
       watch.observe(box.current);
     };

@@ -63,7 +63,7 @@ export function Dialogs() {
 function Field({ name, label, value = "", type = "text", options, hint }) {
   const input = options
     ? html`<select name=${name} id=${`field-${name}`}>${options.map(([key, text]) => html`<option value=${key} selected=${key === value}>${text}</option>`)}</select>`
-    : html`<input name=${name} id=${`field-${name}`} type=${type} value=${value} required autocomplete="off" spellcheck="false" />`;
+    : html`<input name=${name} id=${`field-${name}`} type=${type} min=${type === "number" ? 0 : null} value=${value} required autocomplete="off" spellcheck="false" />`;
   return html`<label class="field" for=${`field-${name}`}><span>${label}</span>${input}${hint && html`<small>${hint}</small>`}</label>`;
 }
 

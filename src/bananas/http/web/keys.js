@@ -1,6 +1,6 @@
 // The keyboard: go to pages, move among rows, search, and the list of all that.
 import { html, useEffect, useRef } from "./base.js";
-import { go, here, link } from "./router.js";
+import { go, link } from "./router.js";
 
 export const PAGES = [
   ["overview", "Overview", "o"],
@@ -15,7 +15,7 @@ export const PAGES = [
 const WAIT_MS = 1200;
 
 /** Listen; `onHelp` shows the list. */
-export function useKeys(onHelp, pages) {
+export function useKeys(onHelp) {
   const last = useRef({ key: "", at: 0 });
   useEffect(() => {
     const press = (event) => {
@@ -26,14 +26,14 @@ export function useKeys(onHelp, pages) {
       }
       const went = last.current.key === "g" && event.timeStamp - last.current.at < WAIT_MS;
       last.current = { key: event.key, at: event.timeStamp };
-      const page = went && pages.find(([, , key]) => key === event.key);
+      const page = went && PAGES.find(([, , key]) => key === event.key);
       if (page) go(link(page[0]));
       else if (!act(event, onHelp)) return;
       event.preventDefault();
     };
     document.addEventListener("keydown", press);
     return () => document.removeEventListener("keydown", press);
-  }, [onHelp, pages]);
+  }, [onHelp]);
 }
 
 function act(event, onHelp) {
@@ -61,7 +61,7 @@ function step(by) {
   return true;
 }
 
-export function Help({ onClose, pages }) {
+export function Help({ onClose }) {
   const box = useRef();
   useEffect(() => box.current.showModal(), []);
   const rows = [
@@ -69,7 +69,7 @@ export function Help({ onClose, pages }) {
     ["j k", "next and previous row"],
     ["enter", "open the row"],
     ["esc", "leave a field, close this"],
-    ...pages.map(([, name, key]) => [`g ${key}`, name]),
+    ...PAGES.map(([, name, key]) => [`g ${key}`, name]),
   ];
   return html`<dialog ref=${box} class="help" aria-labelledby="help-title" onClose=${onClose} onClick=${(event) => event.target === box.current && box.current.close()}>
     <h2 id="help-title">Keys</h2>
@@ -77,5 +77,3 @@ export function Help({ onClose, pages }) {
     <div class="dialog-buttons"><button type="button" class="button" onClick=${() => box.current.close()}>Close</button></div>
   </dialog>`;
 }
-
-export const currentPage = () => here().page;

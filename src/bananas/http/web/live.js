@@ -2,22 +2,26 @@
 import { useEffect, useRef, useState } from "./base.js";
 import { events, get, send } from "./api.js";
 
-const sources = new Map();
+const sources = new Set();
 const RETRY_MS = 3000;
+const STALLED_MS = 20_000; // a stream that has said nothing for so long is opened anew
+const SLOW_MS = 10_000; // what is read more seldom says little of how current a page is
 
 export const isVisible = () => document.visibilityState !== "hidden";
 
-/** Of what is shown: when the oldest part was read (0: nothing yet), and whether a part is overdue. */
+/** Of what is shown: when the oldest part was read (0: one is not there yet), and whether a part is overdue. */
 export function freshness() {
-  const all = [...sources.values()];
-  const at = all.length ? Math.min(...all.map((source) => source.at)) : 0;
-  const overdue = all.some((source) => Date.now() - (source.at || source.since) > 2 * source.everyMs + 5000);
+  const all = [...sources];
+  const quick = all.filter((source) => source.interval.current <= SLOW_MS);
+  const at = all.length ? Math.min(...(quick.length ? quick : all).map((source) => source.at)) : 0;
+  const overdue = all.some((source) => Date.now() - (source.at || source.since) > 2 * source.interval.current + 5000);
   return { at, overdue, sources: all.length };
 }
 
-function source(everyMs) {
-  const made = { at: 0, since: Date.now(), everyMs };
-  sources.set(made, made);
+/** Something that is read again and again; `interval.current`: after how many milliseconds. */
+function source(interval) {
+  const made = { at: 0, since: Date.now(), interval };
+  sources.add(made);
   return made;
 }
 
@@ -39,17 +43,27 @@ function whileVisible(begin) {
 
 const pause = (ms, signal) =>
   new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()));
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener("abort", end);
   });
 
-/** The value at a path, read again every so often: { data, problem, reload }. An empty path: nothing is read. */
+/** How often a search is repeated: one that looks at many entries seldom, since that costs the server something. */
+export const bySearch = (page) => (page?.scanned > 20_000 ? 60_000 : 5000);
+
+/** The value at a path, read again every so often (ms, or a function of the value): { data, problem, reload }. An empty path: nothing is read. */
 export function usePoll(path, everyMs) {
   const [state, set] = useState({ path });
   const again = useRef(() => {});
+  const interval = useRef();
+  interval.current = typeof everyMs === "function" ? everyMs(state.data) : everyMs;
   useEffect(() => {
     if (!path) return undefined;
-    const mine = source(everyMs);
+    const mine = source(interval);
     const once = async (signal) => {
       try {
         const data = await get(path, signal);
@@ -65,7 +79,7 @@ export function usePoll(path, everyMs) {
       stop = whileVisible(async (signal) => {
         while (!signal.aborted) {
           await once(signal);
-          await pause(everyMs, signal);
+          await pause(interval.current, signal);
         }
       });
     };
@@ -75,7 +89,7 @@ export function usePoll(path, everyMs) {
       stop();
       sources.delete(mine);
     };
-  }, [path, everyMs]);
+  }, [path]);
   const current = state.path === path ? state : { path };
   return { data: current.data, problem: current.problem, reload: () => again.current() };
 }
@@ -84,7 +98,7 @@ export function usePoll(path, everyMs) {
 export function useQueues() {
   const [state, set] = useState({});
   useEffect(() => {
-    const mine = source(1000);
+    const mine = source({ current: 1000 });
     const put = (data) => {
       mine.at = Date.now();
       set({ data });
@@ -109,14 +123,28 @@ export function useQueues() {
 }
 
 async function follow(signal, put, fail) {
-  for await (const [name, value] of events(await send("GET", "/events", { signal, accept: "text/event-stream" }))) {
-    if (signal.aborted) return;
-    if (name === "queues") put(value);
-    if (name === "problem") fail(value);
+  const stalled = new AbortController();
+  let timer;
+  const wait = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => stalled.abort(), STALLED_MS);
+  };
+  try {
+    wait();
+    const answer = await send("GET", "/events", { signal: AbortSignal.any([signal, stalled.signal]), accept: "text/event-stream" });
+    for await (const [name, value] of events(answer)) {
+      wait();
+      if (signal.aborted) return;
+      if (name === "queues") put(value);
+      if (name === "problem") fail(value);
+    }
+  } finally {
+    clearTimeout(timer);
   }
 }
 
 async function fallBack(problem, signal, put, fail) {
+  if (problem.name === "AbortError") return; // it had stalled
   if (problem.status !== 503) {
     fail(problem);
     return;

@@ -1,5 +1,5 @@
 // The parts that pages are made of.
-import { html, useEffect, useRef, useState } from "./base.js";
+import { html, useEffect, useMemo, useRef, useState } from "./base.js";
 import { now } from "./api.js";
 import { exact, json, span } from "./format.js";
 
@@ -88,8 +88,10 @@ export function Meter({ value, most, label, level = "" }) {
 /** A value that a job has stored, as text; a long one is folded. */
 export function Stored({ value, label }) {
   const [whole, setWhole] = useState(false);
-  const line = typeof value === "string" ? value : json(value);
-  const text = typeof value === "string" || line.length < 72 ? line : json(value, 2);
+  const text = useMemo(() => {
+    const line = typeof value === "string" ? value : json(value);
+    return typeof value === "string" || line.length < 72 ? line : json(value, 2);
+  }, [value]);
   const cut = !whole && text.length > 4000;
   return html`<div class="stored">
     <pre tabindex="0" aria-label=${label}>${cut ? `${text.slice(0, 4000)}…` : text}</pre>

@@ -5,6 +5,8 @@ export const QUALIFIERS = [
   ["task:", "the task's name; * stands for anything"],
   ["queue:", "the queue, or one shard of it"],
   ["error:", "part of type or message of the last error"],
+  ["error_type:", "the type of the last error, whole"],
+  ["frame:", "the innermost frame of its traceback"],
   ["args.", "an argument: args.user_id:42, args.0:42"],
   ["id:", "a job's id, or its beginning"],
   ["worker:", "who runs it, as host or host:pid"],
@@ -23,28 +25,40 @@ const VALUES = { state: ["ready", "scheduled", "running", "dead", "retrying"], p
 const TIMES = { age: ["30s", "5m", "1h", "1d"], waited: ["10s", "1m", "10m", "1h"], due: ["1m", "1h", "1d"], died: ["5m", "1h", "1d"] };
 const MOST = 9;
 
-/** The word that the caret is in: [start, end, text]. Quoted parts belong to their word. */
-export function wordAt(text, caret) {
-  let start = 0;
+/** The words of a query as [start, end]; quoted parts belong to their word. */
+function wordsOf(text) {
+  const found = [];
   let quoted = false;
-  for (let index = 0; index < caret; index += 1) {
-    if (text[index] === '"' && text[index - 1] !== "\\") quoted = !quoted;
-    else if (/\s/.test(text[index]) && !quoted) start = index + 1;
+  let start = -1;
+  for (let index = 0; index <= text.length; index += 1) {
+    const character = text[index];
+    const ends = index === text.length || (/\s/.test(character) && !quoted);
+    if (character === '"' && text[index - 1] !== "\\") quoted = !quoted;
+    if (ends && start >= 0) found.push([start, index]);
+    if (ends) start = -1;
+    else if (start < 0) start = index;
   }
-  const rest = text.slice(caret).search(/\s/);
-  const end = rest === -1 ? text.length : caret + rest;
+  return found;
+}
+
+/** The word that the caret is in or behind: [start, end, text]. */
+export function wordAt(text, caret) {
+  const [start, end] = wordsOf(text).find(([from, to]) => from <= caret && caret <= to) ?? [caret, caret];
   return [start, end, text.slice(start, end)];
 }
 
+/** A value in quotes, which fits text only. */
+export const quotedText = (value) => `"${value.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`;
+
 /** A value as the language has it: in quotes where it needs them. */
-export const quoted = (value) => (/^[^\s,"*\\-][^\s,"*\\]*$/.test(value) ? value : `"${value.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`);
+export const quoted = (value) => (/^[^\s,"*\\-][^\s,"*\\]*$/.test(value) ? value : quotedText(value));
 
 /** What may be meant: [{ start, end, insert, about, more }]; `more`: a value is to follow. known: { task: [...], queue: [...], ... }. */
 export function suggest(text, caret, known = {}) {
   const [start, end, word] = wordAt(text, caret);
   const minus = word.startsWith("-") ? "-" : "";
   const plain = word.slice(minus.length);
-  const found = plain.match(/^([a-z]+)(:|>=|<=|>|<)(.*)$/s);
+  const found = plain.match(/^([a-z_]+)(:|>=|<=|>|<)(.*)$/s);
   const item = (insert, about, more) => ({ start, end, insert: minus + insert, about, more });
   if (!found) {
     const names = [...QUALIFIERS.map(([name, about]) => [name, about, true]), ...(known.args ?? []).map((name) => [`args.${name}:`, "an argument", true])];
@@ -58,11 +72,16 @@ export function suggest(text, caret, known = {}) {
   return fits.map((each) => item(`${name}${operator}${before}${quoted(each)}`, "", false));
 }
 
+const listed = (text) => wordsOf(text).map(([start, end]) => text.slice(start, end));
+
 /** The query with its `state:` term set, or without one where it has just that. */
 export function withState(text, state) {
-  const others = text.replace(/(^|\s)state:[^\s]*/g, " ").replace(/\s+/g, " ").trim();
-  return stateOf(text) === state ? others : `${others} state:${state}`.trim();
+  const others = listed(text).filter((word) => !word.startsWith("state:"));
+  return [...others, ...(stateOf(text) === state ? [] : [`state:${state}`])].join(" ");
 }
 
-/** The state that a query names, if it names just one. */
-export const stateOf = (text) => text.match(/(?:^|\s)state:([a-z,]+)(?=\s|$)/)?.[1] ?? "";
+/** The states that a query names, as they stand there; "" where it names none. */
+export const stateOf = (text) => listed(text).find((word) => word.startsWith("state:"))?.slice("state:".length) ?? "";
+
+/** The id of the job, where somebody searches for nothing but a whole id: it is found also when the job has ended. */
+export const idIn = (text) => text.match(/^(?:id:)?([\w-]{1,64}(?:\.\d{1,4})?\.[0-9a-f]{43})$/)?.[1] ?? "";

@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from "./base.js";
 import { suggest } from "./qualifiers.js";
 
-export function SearchBox({ value, onSearch, known, focus }) {
+export function SearchBox({ value, onSearch, known, focus, label = "Search jobs" }) {
   const [text, setText] = useState(value);
   const [at, setAt] = useState(-1);
   const [open, setOpen] = useState(false);
@@ -45,8 +45,8 @@ export function SearchBox({ value, onSearch, known, focus }) {
     setAt(-1);
   };
   return html`<form class="search" role="search" onSubmit=${search}>
-    <input id="search" ref=${input} type="text" value=${text} placeholder="Search jobs: state:dead task:send_email age>5m …   ( / )"
-      role="combobox" aria-label="Search jobs" aria-expanded=${items.length > 0} aria-controls="suggestions" aria-autocomplete="list"
+    <input id="search" ref=${input} type="text" value=${text} placeholder=${`${label}: task:send_email age>5m …   ( / )`}
+      role="combobox" aria-label=${label} aria-expanded=${items.length > 0} aria-controls="suggestions" aria-autocomplete="list"
       aria-activedescendant=${at >= 0 ? `suggestion-${at}` : null} autocomplete="off" autocapitalize="off" spellcheck="false" maxlength="2000"
       onInput=${change} onKeyDown=${press} onFocus=${() => setOpen(true)} onBlur=${() => setTimeout(() => setOpen(false), 120)} />
     <button type="submit" class="button primary">Search</button>

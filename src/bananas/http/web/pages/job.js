@@ -6,6 +6,7 @@ import { attempt, changed, confirm, toast } from "../dialog.js";
 import { number, priorityName, span } from "../format.js";
 import { usePoll } from "../live.js";
 import { Ago, Button, Copy, Fact, Head, Loading, Meter, ProblemBox, Section, Span, State, Stored, useTick } from "../parts.js";
+import { quoted } from "../qualifiers.js";
 import { jobLink, link, search } from "../router.js";
 
 const WAITING = ["ready", "scheduled"];
@@ -20,6 +21,8 @@ export function JobPage({ id, me }) {
   const over = Boolean(job) && !ALIVE.includes(job.state);
   useEffect(() => setEnded(over), [over]);
   const { data: result } = usePoll(over && job.state !== "unknown" ? `${path}/result` : "", 60_000);
+  const { data: workers } = usePoll(job?.state === "running" ? "/workers" : "", 5000);
+  const run = (workers ?? []).flatMap((worker) => worker.runs ?? []).find((each) => each.id === id);
   if (!job) return html`<${Head} title="Job" /><p class="mono id">${id}</p>${problem ? html`<${ProblemBox} problem=${problem} />` : html`<${Loading} />`}`;
   return html`
     <${Head} title=${job.task ?? result?.task ?? "Job"}><${Actions} job=${job} path=${path} me=${me} reload=${reload} /><//>
@@ -30,7 +33,7 @@ export function JobPage({ id, me }) {
     <div class="two">
       <div>
         <${Facts} job=${job} />
-        <${Timeline} job=${job} />
+        <${Timeline} job=${job} run=${run} />
       </div>
       <div>
         <${Call} job=${job} />
@@ -61,7 +64,7 @@ function Facts({ job }) {
   const row = (name, value) => (value === null || value === undefined || value === "" ? null : html`<${Fact} name=${name}>${value}<//>`);
   return html`<${Section} title="Facts"><dl class="facts">
     ${row("Queue", html`<a href=${link("queues", job.queue)}>${job.queue}</a>${job.queue_paused && html`<span class="tag warn">paused</span>`}`)}
-    ${row("Task", job.task && html`<a href=${search(`task:"${job.task.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`)}>${job.task}</a>`)}
+    ${row("Task", job.task && html`<a href=${search(`task:${quoted(job.task)}`)}>${job.task}</a>`)}
     ${row("Priority", ALIVE.includes(job.state) && `${priorityName(job.priority)}${priorityName(job.priority) === String(job.priority) ? "" : ` (${job.priority})`}`)}
     ${row("Tries", `${number(job.attempts)} failed${job.max_retries === null ? "" : ` of ${number(job.max_retries + 1)} at most`}`)}
     ${row("Crashes", job.crashes || null)}
@@ -77,23 +80,24 @@ function Facts({ job }) {
 }
 
 /** What happened, in the order of time: [ms, text, tone, more]. */
-function moments(job) {
+function moments(job, run) {
   const list = [[job.born_ms, "submitted", "gray"]];
   job.errors.forEach((error) => list.push([error.at_ms, `attempt ${error.attempt} failed`, "red", `${error.type}: ${error.message}`, error.worker]));
-  list.push([job.ready_since_ms, "ready", "blue"], [job.started_ms, "started", "amber", "", job.worker]);
+  list.push([job.ready_since_ms, "ready", "blue"], [job.started_ms ?? run?.started_ms, "started", "amber", "", job.worker]);
   list.push([job.finished_ms, job.state, job.state === "success" ? "green" : "red"], [job.died_ms, "dead", "red"], [job.due_ms, "due", "violet"]);
   return list.filter(([ms]) => ms).sort((a, b) => a[0] - b[0]);
 }
 
-function Timeline({ job }) {
-  const list = moments(job);
+function Timeline({ job, run }) {
+  const list = moments(job, run);
   if (!list.length) return null;
   const gap = (index) => (index === 0 ? "" : `+${span(list[index][0] - list[index - 1][0])}`);
   return html`<${Section} title="Timeline"><ol class="timeline">
     ${list.map(([ms, text, tone, more, worker], index) => html`<li class=${tone}><i aria-hidden="true"></i><span class="grow">${text}
       ${more && html`<span class="dim clip">${more.slice(0, 300)}</span>`}${worker && html`<span class="dim"> on ${worker}</span>`}</span>
       <span class="dim figure">${gap(index)}</span><span class="figure"><${Ago} ms=${ms} /></span></li>`)}
-    ${job.state === "running" && html`<li class="amber now"><i aria-hidden="true"></i><span class="grow">running</span></li>`}
+    ${job.state === "running" && html`<li class="amber now"><i aria-hidden="true"></i><span class="grow">running</span>
+      ${run?.started_ms && html`<span class="dim figure">for <${Ago} ms=${run.started_ms} suffix=${false} /></span>`}</li>`}
   </ol></${Section}>`;
 }
 
@@ -118,7 +122,7 @@ function Result({ result }) {
 function Log({ job }) {
   if (!job.log?.length) return null;
   return html`<${Section} title="Log" aside=${number(job.log.length)}><ol class="log" tabindex="0">
-    ${job.log.map((line) => html`<li><${Ago} ms=${line.at_ms} /><span>${line.text}</span></li>`)}</ol><//>`;
+    ${job.log.map((line) => html`<li><${Ago} ms=${line.at_ms} />${job.attempts > 0 && line.attempt && html`<span class="dim" title="attempt">${line.attempt}</span>`}<span>${line.text}</span></li>`)}</ol><//>`;
 }
 
 function Failures({ job, result }) {
@@ -144,7 +148,7 @@ function Stack({ job, path, me }) {
   const read = async () => {
     try {
       const found = await get(`${path}/stack`);
-      setText(typeof found === "string" ? found : (found.text ?? found.stack ?? JSON.stringify(found, null, 2)));
+      setText(found.text);
     } catch (problem) {
       toast(problem.detail, { level: "bad" });
     }

@@ -3,15 +3,14 @@ import { html, useEffect, useMemo, useRef } from "../base.js";
 import { withQuery } from "../api.js";
 import { BulkBar } from "../bulk.js";
 import { call, number, priorityName, shortId, span } from "../format.js";
-import { usePoll } from "../live.js";
+import { bySearch, usePoll } from "../live.js";
 import { Ago, Empty, Head, Loading, ProblemBox, State, Table } from "../parts.js";
-import { stateOf, withState } from "../qualifiers.js";
+import { idIn, stateOf, withState } from "../qualifiers.js";
 import { go, jobLink, link } from "../router.js";
 import { SearchBox } from "../searchbox.js";
 
 const PAGE = 50;
 const STATES = ["running", "ready", "scheduled", "retrying", "dead"];
-const CHEAP = 20_000; // entries: a search that looks at more is repeated seldom
 const COLUMNS = [["State"], ["Task"], ["Arguments", "fill"], ["Queue", "wide"], ["Priority", "wide"], ["Tries", "num wide"], ["When", "num"], ["Id", "wide"]];
 
 function useKnown(jobs) {
@@ -24,6 +23,7 @@ function useKnown(jobs) {
       task: unique([...(workers ?? []).flatMap((worker) => worker.tasks), ...jobs.map((job) => job.task)]),
       worker: unique((workers ?? []).map((worker) => worker.host)),
       error: unique(jobs.flatMap((job) => job.errors.map((error) => error.type))),
+      error_type: unique(jobs.flatMap((job) => job.errors.map((error) => error.type))),
       args: unique(jobs.flatMap((job) => Object.keys(job.kwargs ?? {}))),
       tag: unique(jobs.flatMap((job) => job.tags ?? [])),
     };
@@ -35,22 +35,28 @@ const NONE = [];
 export function JobsPage({ params, me }) {
   const { q = "", after = "", newest = "", focus = "" } = params;
   const last = useRef();
-  const everyMs = last.current?.scanned > CHEAP ? 60_000 : 5000;
-  const { data, problem, reload } = usePoll(withQuery("/jobs", { q, cursor: after, newest, limit: PAGE }), everyMs);
+  const { data, problem, reload } = usePoll(withQuery("/jobs", { q, cursor: after, newest, limit: PAGE }), bySearch);
   useEffect(() => {
     if (data) last.current = data;
   }, [data]);
   const shown = data ?? (problem ? undefined : last.current);
   const known = useKnown(shown?.jobs ?? NONE);
-  const search = (query) => (query === q ? reload() : go(link("jobs", "", { q: query, newest })));
+  const search = (query) => {
+    if (idIn(query)) go(jobLink(idIn(query)));
+    else if (query === q) reload();
+    else go(link("jobs", "", { q: query, newest }));
+  };
   return html`<${Head} title="Jobs" />
     <${SearchBox} value=${q} onSearch=${search} known=${known} focus=${focus} />
     <div class="filters">
       <span class="choice" role="group" aria-label="State">
         ${STATES.map((state) => html`<button type="button" key=${state} aria-pressed=${stateOf(q) === state} onClick=${() => search(withState(q, state))}>${state}</button>`)}
       </span>
-      <button type="button" class="button quiet" aria-pressed=${Boolean(newest)} onClick=${() => go(link("jobs", "", { q, newest: newest ? "" : "1" }))}>
-        ${newest ? "Newest first" : "In order"}</button>
+      <span class="choice" role="group" aria-label="Order">
+        ${[["", "in order"], ["1", "newest first"]].map(
+          ([value, text]) => html`<button type="button" key=${text} aria-pressed=${newest === value} onClick=${() => go(link("jobs", "", { q, newest: value }))}>${text}</button>`,
+        )}
+      </span>
       <span class="dim scanned" role="status">${shown && `scanned ${number(shown.scanned)} of ${number(shown.total)}`}</span>
     </div>
     <${BulkBar} query=${q} me=${me} onDone=${reload} />
@@ -69,7 +75,7 @@ function Found({ page, q, busy }) {
 }
 
 export function JobTable({ jobs, label = "Jobs", acts }) {
-  return html`<${Table} label=${label} columns=${acts ? [...COLUMNS, ["", "acts"]] : COLUMNS}>
+  return html`<${Table} label=${label} columns=${acts ? [...COLUMNS, ["Actions", "acts"]] : COLUMNS}>
     ${jobs.map((job) => html`<tr key=${job.id}>
       <td><${State} state=${job.state === "scheduled" && job.attempts ? "retrying" : job.state} /></td>
       <td class="task"><a data-row href=${jobLink(job.id)}>${job.task ?? "?"}</a>${(job.tags ?? []).map((tag) => html`<span class="tag">${tag}</span>`)}</td>

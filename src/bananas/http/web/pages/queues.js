@@ -3,7 +3,7 @@ import { html, useEffect, useRef, useState } from "../base.js";
 import { post } from "../api.js";
 import { attempt, changed, confirm, jobs } from "../dialog.js";
 import { number, plural, priorityName, span } from "../format.js";
-import { History, useHistory } from "../history.js";
+import { History, Tasks, useHistory } from "../history.js";
 import { useQueues } from "../live.js";
 import { Button, Empty, Fact, Head, Loading, Meter, ProblemBox, Section, Span, Table } from "../parts.js";
 import { link, search } from "../router.js";
@@ -45,10 +45,10 @@ const outOf = (history, name) => {
 };
 
 export function QueueTable({ queues, slopes = () => null, history, actions, brief }) {
-  const columns = [["Queue"], ["Ready", "num"], ["Oldest", "num"], ["Running", "num wide"], ["Dead", "num"], ["Slots busy", "num wide"]];
-  if (!brief) columns.push(["Scheduled", "num wide"], ["Change", "num wide"], ...(history ? [["Out", "num wide"]] : []), ["Drained in", "num wide"]);
-  if (actions) columns.push(["", "acts"]);
-  return html`<${Table} label="Queues" columns=${columns}>
+  const columns = [["Queue"], ["Ready", "num"], ["Oldest", "num"], ["Running", "num wide"], ["Dead", "num"]];
+  if (!brief) columns.push(["Slots busy", "num wide"], ["Scheduled", "num wide"], ["Change", "num wide"], ...(history ? [["Out", "num wide"]] : []), ["Drained in", "num wide"]);
+  if (actions) columns.push(["Actions", "acts"]);
+  return html`<${Table} label=${brief ? "The busiest queues" : "Queues"} columns=${columns}>
     ${queues.map((queue) => html`<tr key=${queue.name}>
       <td><a data-row href=${link("queues", queue.name)}>${queue.name}</a>${queue.paused && html`<span class="tag warn">paused</span>`}
         ${!queue.workers && queue.ready > 0 && html`<span class="tag bad">no worker</span>`}${queue.shards > 1 && html`<span class="tag">${queue.shards} shards</span>`}</td>
@@ -56,8 +56,8 @@ export function QueueTable({ queues, slopes = () => null, history, actions, brie
       <td class=${`num ${queue.oldest_ms > 300_000 && !queue.paused ? "late" : ""}`}><${Span} ms=${queue.oldest_ms} /></td>
       <td class="num wide"><${Count} queue=${queue} state="running" /></td>
       <td class="num"><${Count} queue=${queue} state="dead" /></td>
-      <td class="num wide">${number(queue.busy)} / ${number(queue.slots)}</td>
-      ${!brief && html`<td class="num wide"><${Count} queue=${queue} state="scheduled" /></td>
+      ${!brief && html`<td class="num wide">${number(queue.busy)} / ${number(queue.slots)}</td>
+        <td class="num wide"><${Count} queue=${queue} state="scheduled" /></td>
         <td class="num wide dim">${slopes(queue.name) === null ? "…" : signed(slopes(queue.name))}</td>
         ${history && html`<td class="num wide dim">${outOf(history, queue.name).toFixed(1)}/s</td>`}
         <td class="num wide">${drain(queue, slopes(queue.name))}</td>`}
@@ -96,7 +96,7 @@ export function QueuesPage({ me, part }) {
   const slopes = useSlopes(queues);
   const recent = useHistory(me, part ? "" : "5");
   const anything = me.can("POST /queues/{queue}/pause");
-  if (part) return html`<${OneQueue} me=${me} name=${part} queues=${queues} slopes=${slopes} problem=${problem} />`;
+  if (part) return html`<${OneQueue} key=${part} me=${me} name=${part} queues=${queues} slopes=${slopes} problem=${problem} />`;
   return html`<${Head} title="Queues" /><${ProblemBox} problem=${problem} />
     ${!queues && html`<${Loading} />`}
     ${queues?.length === 0 && html`<${Empty} title="No queue yet.">A queue begins with its first job.<//>`}
@@ -129,5 +129,6 @@ function OneQueue({ me, name, queues, slopes, problem }) {
         <${Meter} value=${each.ready} most=${most} label=${`Priority ${each.priority}`} /><span class="figure">${number(each.ready)}</span>
         <span class="dim">oldest <${Span} ms=${each.oldest_ms} /></span></li>`)}</ul>
     <//>
-    <${History} history=${history} minutes=${minutes} onMinutes=${setMinutes} />`;
+    <${History} history=${history} minutes=${minutes} onMinutes=${setMinutes} />
+    <${Tasks} history=${history} />`;
 }
