@@ -363,14 +363,25 @@ def _truth(reply: int | bytes) -> bool:
 
 
 def cron_register(keys: QueueKeys, entries: Sequence[tuple[str, bytes, int]]) -> Request[list[int]]:
-    """Announce cron entries, each (name, packed schedule, first tick in ms). Returns the server's ms, then the next tick of each."""
+    """Announce cron entries, each (name, packed schedule, first tick in ms).
+
+    Returns the server's ms, then of each its next tick, and when an operator asked for a run (0: nobody did).
+    """
     args = [part for entry in entries for part in entry]
     return Request(_same, script("cron_register"), (*keys.fixed, keys.cron), args)
 
 
-def cron_fire(keys: QueueKeys, name: str, schedule: bytes, tick_ms: int, next_ms: int, jobs: Sequence[NewJob]) -> Request[tuple[bool, int]]:
-    """Fire a tick and submit its jobs, once. Returns (whether this call fired it, jobs submitted)."""
-    args: list[Any] = [name, schedule, tick_ms, next_ms]
+def cron_fire(
+    keys: QueueKeys, name: str, schedule: bytes, tick_ms: int, next_ms: int | None, jobs: Sequence[NewJob], missed: int = 0
+) -> Request[tuple[bool, int]]:
+    """Fire a tick, or (without a next one) the run that an operator asked for at `tick_ms`, and submit its jobs, once.
+
+    Args:
+        missed: ticks that were passed over.
+
+    Returns (whether this call fired it, jobs submitted).
+    """
+    args: list[Any] = [name, schedule, tick_ms, "" if next_ms is None else next_ms, missed]
     for job in jobs:
         args += (job.job_id, job.body, job.unique)
     return Request(lambda reply: (bool(reply[0]), int(reply[1])), script("cron_fire"), (*keys.fixed, keys.cron), args)

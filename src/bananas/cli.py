@@ -115,11 +115,12 @@ class _Commands(click.Group):
         "api": "bananas.api_command:api_command",
         "bench": "bananas.bench.command:bench_command",
         "chaos": "bananas.chaos.command:chaos_command",
+        "cron": "bananas.terminal.cron:cron_command",
         "doctor": "bananas.doctor_command:doctor_command",
         "health": "bananas.health:health_command",
         "plan": "bananas.bench.plan:plan_command",
         "advise": "bananas.terminal.advise:advise_command",
-        **{name: f"bananas.terminal.look:{name}_command" for name in ("cron", "errors", "queues", "trail", "workers")},
+        **{name: f"bananas.terminal.look:{name}_command" for name in ("errors", "queues", "trail", "workers")},
         **{name: f"bananas.terminal.jobs:{name}_command" for name in ("dead", "job", "jobs")},
     }
 

@@ -154,6 +154,10 @@ class WorkerNotFound(BananasError):
     """No worker of this boot id is alive; nothing was done."""
 
 
+class CronEntryNotFound(BananasError):
+    """A queue has no such cron entry, or no live worker announces it; nothing was done."""
+
+
 class NoAnswer(BananasError):
     """A worker has not answered in time; what it was asked for changes nothing."""
 

@@ -6,7 +6,7 @@ What an order asks for comes back under a key of its own.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -15,13 +15,12 @@ from bananas.broker import Request
 from bananas.keys import answer_key, orders_key, queues_key, workers_key
 from bananas.scripts import script
 
+T = TypeVar("T")
 HOLDS_MS, MOST_WAITING = 60_000, 100
-
-Kind = Literal["drain", "stop", "stack"]
 
 
 class Order(Struct, frozen=True):
-    """An order: its random id, what is to be done, and for "stack" the public id of the job."""
+    """An order: its random id, what is to be done ("drain", "stop" or "stack"), and for "stack" the public id of the job."""
 
     id: str
     kind: str
@@ -57,12 +56,16 @@ def answer(namespace: str, order_id: str, given: Answer) -> Request[int]:
 
 def read_order(packed: bytes) -> Order | None:
     """An order as it was given; None for what is none."""
-    try:
-        return msgspec.msgpack.decode(packed, type=Order)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return _read(packed, Order)
 
 
 def read_answer(packed: bytes | None) -> Answer | None:
-    """An answer; None where there is none yet. Raises msgspec.DecodeError for what is none."""
-    return None if packed is None else msgspec.msgpack.decode(packed, type=Answer)
+    """An answer; None where there is none (yet)."""
+    return None if packed is None else _read(packed, Answer)
+
+
+def _read(packed: bytes, kind: type[T]) -> T | None:
+    try:
+        return msgspec.msgpack.decode(packed, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -93,6 +93,7 @@ _OPERATOR = {
     "notes": "SET",
     "came": "EXISTS SET",
     "trail": "LPUSH LTRIM",
+    "cron": "HGET HSET",
     "orders": "LPUSH LRANGE PEXPIRE",
     "answer": "GET",
     "leases": "ZADD ZRANGEBYSCORE ZREM ZSCORE",

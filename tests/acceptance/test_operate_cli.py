@@ -119,6 +119,25 @@ async def test_why_with_workers_that_do_not_take_it(site: Site) -> None:
     assert "none knows task nobody_knows_it" in said
 
 
+async def test_a_cron_entry_is_paused_resumed_and_run(site: Site) -> None:
+    assert run(site, "cron", "run", "sweep").returncode == 1
+    site.worker("tests.apps.sweeping:app")
+    await eventually(lambda: lines(site, "cron"), "the entry")
+    assert run(site, "cron", "pause", "sweep").stdout == "cron entry sweep is paused\n"
+    assert run(site, "cron", "pause", "sweep").stdout == "cron entry sweep was paused already\n"
+    (paused,) = lines(site, "cron")
+    assert (paused["paused"], paused["next_ms"], paused["last_id"]) == (True, None, "")
+    ran = run(site, "cron", "--namespace", site.namespace, "run", "sweep", "--queue", "default")
+    assert ran.returncode == 0, ran.stderr
+    assert await site.app.job(ran.stdout.split()[1]).result(timeout=10) == "swept"
+    assert "paused" in run(site, "cron").stdout
+    assert run(site, "cron", "tests.apps.sweeping:app", "resume", "sweep").stdout == "cron entry sweep is resumed\n"
+    (resumed,) = lines(site, "cron")
+    assert (resumed["paused"], resumed["last_id"], resumed["missed_ticks"]) == (False, ran.stdout.split()[1], 0)
+    assert run(site, "cron", "pause", "sweep", "--queue", "other").returncode == 1
+    assert [deed["action"] for deed in lines(site, "trail")] == ["resume cron", "run cron", "pause cron"]
+
+
 async def test_queues_are_paused_resumed_and_purged(site: Site) -> None:
     await site.submit_many(2, "double", 1)
     assert run(site, "queues", "pause", "default").stdout == "queue default is paused\n"
@@ -223,7 +242,10 @@ EXAMPLES = [line.partition("#")[0] for line in PAGE.read_text(encoding="utf-8").
 
 @pytest.mark.parametrize("example", EXAMPLES)
 async def test_the_examples_of_the_page_run(site: Site, example: str) -> None:
-    if "$" in example:  # it is about a worker, or what it runs
+    if "sweep" in example:  # it is about a cron entry
+        site.worker("tests.apps.sweeping:app")
+        await eventually(lambda: lines(site, "cron"), "the entry")
+    elif "$" in example:  # it is about a worker, or what it runs
         site.worker()
         running, _ = await site.running(str(site.gate()))
         await eventually(lambda: lines(site, "workers"), "a worker in the registry")
@@ -235,7 +257,7 @@ async def test_the_examples_of_the_page_run(site: Site, example: str) -> None:
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == 13
+    assert len(EXAMPLES) == 16
 
 
 def test_every_qualifier_and_reason_is_on_the_page() -> None:

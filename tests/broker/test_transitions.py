@@ -232,8 +232,8 @@ async def test_a_paused_queue_takes_jobs_but_gives_none(ask: Any, keys: QueueKey
 
 
 async def test_a_cron_tick_fires_once_however_many_try(ask: Any, keys: QueueKeys, connection: Connection) -> None:
-    assert await ask(broker.cron_register(keys, [("sweep", b"every 1", T0)]).at(T0 - 5)) == [T0 - 5, T0]
-    assert await ask(broker.cron_register(keys, [("sweep", b"every 1", T0 + 99)]).at(T0 - 4)) == [T0 - 4, T0]
+    assert await ask(broker.cron_register(keys, [("sweep", b"every 1", T0)]).at(T0 - 5)) == [T0 - 5, T0, 0]
+    assert await ask(broker.cron_register(keys, [("sweep", b"every 1", T0 + 99)]).at(T0 - 4)) == [T0 - 4, T0, 0]
     fire = broker.cron_fire(keys, "sweep", b"every 1", T0, T0 + 1_000, [job(unique="cron:sweep")])
     assert [await ask(fire), await ask(fire)] == [(True, 1), (False, 0)]
     again = broker.cron_fire(keys, "sweep", b"every 1", T0 + 1_000, T0 + 2_000, [job(unique="cron:sweep")])
@@ -242,7 +242,7 @@ async def test_a_cron_tick_fires_once_however_many_try(ask: Any, keys: QueueKeys
 
 async def test_of_two_versions_of_a_schedule_the_newer_holds_until_nobody_announces_it(ask: Any, keys: QueueKeys) -> None:
     async def register(schedule: bytes, first: int, now: int) -> int:
-        (_, tick) = await ask(broker.cron_register(keys, [("sweep", schedule, first)]).at(now))
+        (_, tick, _) = await ask(broker.cron_register(keys, [("sweep", schedule, first)]).at(now))
         return int(tick)
 
     def fire(schedule: bytes, tick: int) -> broker.Request[tuple[bool, int]]:

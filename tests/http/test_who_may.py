@@ -40,7 +40,7 @@ def named(route: Route) -> str:
 
 
 def filled(route: Route, job_id: str, queue: str = "default") -> str:
-    return route.full_path.replace("{id}", job_id).replace("{queue}", queue).replace("{boot}", "0" * 16)
+    return route.full_path.replace("{id}", job_id).replace("{queue}", queue).replace("{boot}", "0" * 16).replace("{name}", "none")
 
 
 def asked(client: httpx.Client, route: Route, job_id: str, queue: str = "default") -> httpx.Response:

@@ -23,7 +23,7 @@ ROLES: tuple[Role, ...] = ("client", "worker", "viewer", "operator")
 CLIENT_SCRIPTS = {"enqueue", "cancel", "discard", "info", "pause", "replay", "reprioritize", "reschedule"}
 VIEWER_SCRIPTS = {"info", "examine", "survey", "measure"}
 MOVE_SCRIPTS = {"hold", "adopt", "depart"}
-ORDER_SCRIPTS = {"order", "note"}
+ORDER_SCRIPTS = {"order", "note", "cron_pause", "cron_run"}
 REPAIR_SCRIPTS = {"amend", "reclaim", "rekey", "sweep"}
 RUN_BY: dict[Role, set[str]] = {
     "client": CLIENT_SCRIPTS,
@@ -32,7 +32,7 @@ RUN_BY: dict[Role, set[str]] = {
     "operator": CLIENT_SCRIPTS | VIEWER_SCRIPTS | REPAIR_SCRIPTS | MOVE_SCRIPTS | ORDER_SCRIPTS,
 }
 VIEWER_MODULES = {"audit", "inspector"}
-OPERATOR_MODULES = {"repair", "doctor_command", "operate/actions", "operate/moving", "operate/trail", "operate/hands"}
+OPERATOR_MODULES = {"repair", "doctor_command", "operate/actions", "operate/moving", "operate/trail", "operate/hands", "operate/crons"}
 NOT_IN_A_ROLE = {"connection", "rights", "testing", "watcher", "embedded", "server", "demo", "cli"}  # no requests, or none of users
 CLIENT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - VIEWER_MODULES - OPERATOR_MODULES - NOT_IN_A_ROLE
 

@@ -6,7 +6,7 @@
     limits       requests per client, seats
     routes       what a route is: one row of a table
     once         submits under an idempotency key
-    jobs, operating, queues, workers, events, overview      the rows and their handlers
+    jobs, operating, queues, workers, crons, events, overview      the rows and their handlers
     dashboard    the page for people, in the folder `web`
     document     the OpenAPI document, made of the rows
     application  from a request to an answer

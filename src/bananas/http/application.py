@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bananas.app import Bananas
 from bananas.config import check_queue_name
 from bananas.errors import JobNotFound
-from bananas.http import advising, dashboard, jobs, metrics, operating, overview, queues, workers
+from bananas.http import advising, crons, dashboard, jobs, metrics, operating, overview, queues, workers
 from bananas.http.access import SAFE_METHODS, Access, RoleOf, require, tokens_of
 from bananas.http.document import document
 from bananas.http.limits import Rates
@@ -30,7 +30,7 @@ from bananas.http.routes import Asked, Reply, Route, Site
 from bananas.http.values import encode
 from bananas.keys import parse_public_id
 
-_GROUPS = (jobs, operating, queues, workers, overview, metrics, advising, dashboard)
+_GROUPS = (jobs, operating, queues, workers, crons, overview, metrics, advising, dashboard)
 ROUTES: tuple[Route, ...] = tuple(route for group in _GROUPS for route in group.ROUTES)
 _HEADERS = (
     (b"cache-control", b"no-store"),
@@ -42,6 +42,11 @@ _HEADERS = (
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]  # all: a path that is known refuses by itself
 _CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key"]
 _EXPOSED = ["Location", "Retry-After"]
+
+
+def _pattern(path: str) -> str:
+    """A path as it is matched: the names of cron entries are those of tasks, which may hold a slash."""
+    return path.replace("{name}", "{name:path}")
 
 
 class Api:
@@ -75,7 +80,7 @@ class Api:
             StarletteRoute("/openapi.json", self._document, methods=["GET"]),
             StarletteRoute("/", dashboard.page, methods=["GET"]),
             StarletteRoute("/static/{version}/{name:path}", dashboard.static, methods=["GET"]),
-            *(StarletteRoute(path, self._endpoint(methods), methods=_METHODS) for path, methods in by_path.items()),
+            *(StarletteRoute(_pattern(path), self._endpoint(methods), methods=_METHODS) for path, methods in by_path.items()),
         ]
         starlette = Starlette(routes=served, exception_handlers={HTTPException: on_http_exception}, lifespan=self._lifespan)
         starlette.router.redirect_slashes = False

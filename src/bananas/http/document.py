@@ -8,12 +8,13 @@ import msgspec
 
 from bananas.http.problems import MEDIA_TYPE, Problem
 from bananas.http.routes import Route
-from bananas.http.values import BootId, JobId, NoQuery, QueueName
+from bananas.http.values import BootId, CronName, JobId, NoQuery, QueueName
 
 _REF = "#/components/schemas/{name}"
 _PATH_PARTS: dict[str, tuple[Any, str, str]] = {
     "id": (JobId, "The public id of a job.", "email.0190a3b1c2d37e8f9a0b1c2d3e4f50611a2b3c4d1f4"),
     "queue": (QueueName, "The name of a queue.", "email"),
+    "name": (CronName, "The name of a cron entry: that of its task.", "report"),
     "boot": (BootId, "The boot id of a worker process.", "9f86d081884c7d65"),
 }
 _PROBLEMS = {

@@ -1,4 +1,4 @@
-"""The routes of the whole: cron entries, figures, events, health."""
+"""The routes of the whole: figures, events, health."""
 
 import asyncio
 from typing import Any
@@ -15,10 +15,6 @@ from bananas.inspector import workers
 from bananas.session import server_info
 
 _READY_S = 2.0
-
-
-async def list_cron(asked: Asked) -> list[operate.CronState]:
-    return await operate.cron_entries(asked.app)
 
 
 async def show_stats(asked: Asked) -> Stats:
@@ -75,8 +71,6 @@ async def health_ready(asked: Asked) -> Ready | Reply:
     return Reply(Ready(False, [reason]), 503) if reason else Ready(True, [])
 
 
-_CRON = {"name": "report", "queue": "default", "schedule": "30 2 * * *", "timezone": "UTC", "missed": "once"}
-_TICKS = {"next_ms": 1719880200000, "announced_ms": 1719830400000, "announced": True}
 _SERVER = {"version": "9.1.2", "used_memory": 2_000_000, "maxmemory": 0, "maxmemory_policy": "noeviction", "connected_clients": 4}
 _STATS = {"namespace": "shop", "queues": 1, "ready": 12, "scheduled": 3, "running": 2, "dead": 1, "workers": 1, "slots": 10}
 _LOOK: dict[str, Any] = {"method": "GET", "role": Role.viewer, "tag": "overview"}
@@ -87,7 +81,6 @@ _EVENTS = (
 )
 
 ROUTES = [
-    Route(path="/cron", handler=list_cron, summary="The cron entries", reply=list[operate.CronState], answer=[_CRON | _TICKS], **_LOOK),
     Route(
         path="/stats",
         handler=show_stats,

@@ -30,6 +30,7 @@ STATUSES: list[tuple[type[errors.BananasError], int, int | None]] = [
     (errors.ResultsDisabled, 410, None),
     (errors.JobConflict, 409, None),
     (errors.WorkerNotFound, 404, None),
+    (errors.CronEntryNotFound, 404, None),
     (errors.NoAnswer, 504, None),
     (errors.JobUndecodable, 409, None),
     (errors.PayloadTooLarge, 413, None),

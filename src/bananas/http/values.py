@@ -18,6 +18,7 @@ _DEPTH = 64
 
 Seconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+CronName = Annotated[str, Meta(min_length=1, max_length=200)]
 BootId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[0-9]{1,4})?\.[0-9a-f]{43}$")]
 Tag = Annotated[str, Meta(pattern=rf'^[^\s,"]{{1,{TAG_CHARS}}}$')]
@@ -284,6 +285,12 @@ class WhyView(Struct, frozen=True):
 
     job: JobView
     reasons: list[Reason]
+
+
+class CronRun(Struct, frozen=True):
+    """The job of a run that was asked for; "" where no worker has begun it yet."""
+
+    id: str
 
 
 class StackView(Struct, frozen=True):

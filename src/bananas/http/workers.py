@@ -73,6 +73,7 @@ ROUTES = [
         summary="Where the code of a running job is",
         text="Asked of its worker, which answers with its next beat, also while its event loop is blocked.",
         tag="workers",
+        patience_s=60.0,
         problems=(404, 409, 504),
         reply=StackView,
         answer={"id": ID, "text": _STACK},

@@ -8,10 +8,11 @@ from bananas.operate.actions import Action, Cancel, Delete, Move, Outcome, Resch
 from bananas.operate.advice.advising import advise
 from bananas.operate.advice.facts import Advice
 from bananas.operate.backlog import QueueBacklog, backlog, backlog_seconds
+from bananas.operate.crons import CronState, cron_entries, pause_cron, resume_cron, run_cron
 from bananas.operate.failures import ErrorGroup, ErrorGroups, errors
 from bananas.operate.hands import drain, stack, stop
 from bananas.operate.history import Depth, History, Point, TaskFigures, Times, history, totals
-from bananas.operate.overview import CronState, PriorityFigures, QueueFigures, cron_entries, queues
+from bananas.operate.overview import PriorityFigures, QueueFigures, queues
 from bananas.operate.query import Query, QueryError, parse
 from bananas.operate.search import Page, search
 from bananas.operate.trail import Deed, trail
@@ -54,7 +55,10 @@ __all__ = [
     "errors",
     "history",
     "parse",
+    "pause_cron",
     "queues",
+    "resume_cron",
+    "run_cron",
     "search",
     "select",
     "stack",

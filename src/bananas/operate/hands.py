@@ -45,8 +45,11 @@ async def stop(app: Bananas, boot: str, *, who: str = "") -> None:
     await note(app, "stop", f"worker:{boot}", 1, 1, who)
 
 
-async def stack(app: Bananas, job_id: str, *, timeout: float = 10.0) -> str:
+async def stack(app: Bananas, job_id: str, *, timeout: float | None = None) -> str:
     """Where the code of a running job is: the frames of its coroutine, its thread, or its process, as in a traceback.
+
+    Args:
+        timeout: how long to wait, in seconds; by default 10, longer where the app's lease makes beats rare.
 
     Raises:
         InvalidName, JobNotFound, JobConflict: the text is no id; there is no such job; it does not run.
@@ -60,7 +63,8 @@ async def stack(app: Bananas, job_id: str, *, timeout: float = 10.0) -> str:
         raise JobNotFound(f"there is no job {info.id}: it has ended, was cancelled, or never was")
     if info.state != "running" or info.worker is None:
         raise JobConflict(f"job {info.id} is {info.state}: only a job that runs has a stack")
-    asked, until = Order(secrets.token_hex(8), "stack", info.id), time.monotonic() + timeout
+    seconds = max(10.0, app.settings.lease / 2) if timeout is None else timeout
+    asked, until = Order(secrets.token_hex(8), "stack", info.id), time.monotonic() + seconds
     try:
         await _give(app, info.worker, asked)
     except WorkerNotFound as error:
@@ -74,7 +78,7 @@ async def stack(app: Bananas, job_id: str, *, timeout: float = 10.0) -> str:
             raise JobConflict(f"job {info.id} has no stack: {answer.text}")
         await asyncio.sleep(LOOK_S)
     raise NoAnswer(
-        f"worker {info.worker} has not told the stack of job {info.id} within {timeout:g} s: its machine is away or slow, or the handler "
+        f"worker {info.worker} has not told the stack of job {info.id} within {seconds:g} s: its machine is away or slow, or the handler "
         "holds the interpreter in C; then the worker's own log has the stack (blocked_loop_warning)"
     )
 

@@ -1,20 +1,16 @@
-"""A namespace at a glance: its queues with their figures, and its cron entries. Each call is a few round trips, whatever there is."""
+"""The queues of a namespace at a glance, with their figures: a few round trips, whatever there is."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
 from msgspec import Struct
 
-from bananas import broker
 from bananas.app import Bananas
-from bananas.audit import Reader
 from bananas.inspector import WorkerInfo
 from bananas.keys import QueueKeys
 from bananas.operate.namespace import Namespace
 from bananas.operate.requests import Measures, measure
 from bananas.operate.why import serving
-
-ANNOUNCED_MS = 60_000
 
 
 class PriorityFigures(Struct, frozen=True):
@@ -49,25 +45,6 @@ class QueueFigures(Struct, frozen=True):
     workers: int
     slots: int
     busy: int
-
-
-class CronState(Struct, frozen=True):
-    """A cron entry.
-
-    Attributes:
-        next_ms: when its next tick is (server time), None where no worker has announced it yet.
-        announced: a worker did within the last minute; an entry that nobody announces does not fire.
-        schedule: "every 30 s", or the cron expression.
-    """
-
-    name: str
-    queue: str
-    schedule: str
-    timezone: str
-    missed: str
-    next_ms: int | None
-    announced_ms: int | None
-    announced: bool
 
 
 async def queues(app: Bananas, names: Sequence[str] | None = None) -> list[QueueFigures]:
@@ -108,34 +85,3 @@ def _figures(name: str, parts: Sequence[tuple[QueueKeys, Measures]], workers: Se
         sum(worker.slots for worker in hands),
         sum(min(worker.slots, len(worker.running)) for worker in hands),
     )
-
-
-async def cron_entries(app: Bananas) -> list[CronState]:
-    """Every cron entry that the server knows, and those of the app that no worker has announced. Raises BrokerError."""
-    namespace, found = Namespace(app), dict[str, CronState]()
-    for keys in await namespace.queues():
-        (now,) = await namespace.ask(keys, [broker.plain(tuple, "TIME")], "reading cron entries")
-        async for flat in Reader(app, "reading cron entries", keys).scan("HSCAN", keys.cron):
-            entries = zip(flat[::2], flat[1::2], strict=True)  # \0: no entry, but the schedule that one had before
-            states = [
-                _cron_state(keys, name.decode(), record.decode(), int(now[0]) * 1000) for name, record in entries if b"\0" not in name
-            ]
-            found |= {state.name: state for state in states}
-    for entry in app.registry.crons.values():
-        given = entry.schedule
-        text = _schedule_text(given.every_ms, given.expression)
-        queue = entry.task.defaults.queue or "default"
-        found.setdefault(entry.name, CronState(entry.name, queue, text, given.timezone, given.missed, None, None, False))
-    return [found[name] for name in sorted(found)]
-
-
-def _cron_state(keys: QueueKeys, name: str, record: str, now_ms: int) -> CronState:
-    next_ms, announced_ms, schedule = record.split(" ", 2)
-    every_ms, missed, timezone, expression = schedule.split(" ", 3)
-    text = _schedule_text(int(every_ms), expression)
-    announced = now_ms - int(announced_ms) < ANNOUNCED_MS
-    return CronState(name, keys.queue, text, timezone, missed, int(next_ms), int(announced_ms), announced)
-
-
-def _schedule_text(every_ms: int, expression: str) -> str:
-    return expression or f"every {every_ms / 1000:g} s"

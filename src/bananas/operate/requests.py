@@ -149,3 +149,16 @@ def _text(reply: bytes) -> str:
 def note(trail: str, deed: bytes, kept: int) -> Request[int]:
     """Write down what an operator did; the oldest beyond `kept` are dropped."""
     return Request(int, script("note"), (trail,), (deed, kept))
+
+
+def cron_pause(keys: QueueKeys, name: str, schedule: bytes, paused: bool, next_ms: int) -> Request[int]:
+    """Pause a cron entry of this schedule, or resume it with this tick. Returns 1 if it changed, 0 if it was so, -1 if it is another."""
+    return Request(int, script("cron_pause"), (*keys.fixed, keys.cron), (name, schedule, "1" if paused else "0", next_ms))
+
+
+def cron_run(keys: QueueKeys, name: str, announced_ms: int) -> Request[int]:
+    """Ask for a run of a cron entry that was announced so lately.
+
+    Returns when it was asked for in ms; -1: there is no such entry; -2: it was not announced.
+    """
+    return Request(int, script("cron_run"), (*keys.fixed, keys.cron), (name, announced_ms))

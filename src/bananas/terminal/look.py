@@ -184,26 +184,6 @@ def errors_command(query: tuple[str, ...], target: str | None, url: str | None, 
     click.echo(f"scanned {found.scanned:,} of {found.total:,}", err=True)
 
 
-@click.command("cron")
-@click.argument("target", required=False, metavar="[MODULE:APP]")
-@click.option("--url", metavar="URL", help="The server, instead of the app's and REDIS_URL.")
-@click.option("--namespace", metavar="NAME", help="The namespace, instead of the app's.")
-@json_option
-def cron_command(target: str | None, url: str | None, namespace: str | None, as_json: bool) -> None:
-    """Every cron entry and its next tick; with MODULE:APP also those that no worker has announced yet."""
-    from bananas.operate import cron_entries
-
-    found = run(open_app(target, url, namespace), cron_entries)
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (each.name, each.queue, each.schedule, each.timezone, each.missed, moment(each.next_ms), "yes" if each.announced else "no")
-        for each in found
-    ]
-    print_table(("ENTRY", "QUEUE", "SCHEDULE", "TIMEZONE", "MISSED", "NEXT (UTC)", "ANNOUNCED"), rows)
-
-
 @click.command("trail")
 @target_options
 @json_option

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -24,12 +24,13 @@ from bananas.config import Settings
 from bananas.errors import BananasError, BrokerError, ConfigError
 from bananas.keys import QueueKeys
 from bananas.producer import Producer, from_draft
-from bananas.schedule import Schedule, next_ms, plan
+from bananas.schedule import Schedule, count, next_ms, plan
 from bananas.task import Call, Options
 from bananas.worker.served import Served
 
 TRIM_EVERY_S = 60.0
 CRON_FORGOTTEN_MS = 86_400_000
+STATE = b"\0state"  # of a cron entry, beside it
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 log = structlog.get_logger("bananas.worker")
 
@@ -69,7 +70,9 @@ class Upkeep:
                 break
         entries = await self._ask(keys, broker.plain(list, "HGETALL", keys.cron))
         for name, entry in zip(entries[::2], entries[1::2], strict=True):
-            if int(entry.split(b" ", 2)[1]) < int(now_s) * 1000 - CRON_FORGOTTEN_MS:
+            if name.endswith(STATE) and name.removesuffix(STATE) not in entries[::2]:
+                await self._ask(keys, broker.plain(int, "HDEL", keys.cron, name))
+            elif int(entry.split(b" ", 2)[1]) < int(now_s) * 1000 - CRON_FORGOTTEN_MS:
                 await self._ask(keys, broker.plain(int, "HDEL", keys.cron, name))
                 if b"\0" not in name:  # no entry, but the schedule that one had before
                     log.info("deleted a cron entry that no worker announces", entry=name.decode())
@@ -100,6 +103,27 @@ def keys_of_cron(producer: Producer, entry: CronEntry) -> QueueKeys:
     return producer.places.of_unique(entry.task.defaults.queue or "default", entry.name)
 
 
+class _Tick(NamedTuple):
+    """What is to be fired: the tick as it is stored and the one that follows (None: it is a run that an operator asked for then), when its
+    jobs are due, and how many ticks have none.
+    """
+
+    seen_ms: int
+    next_ms: int | None
+    jobs_ms: Sequence[int]
+    missed: int = 0
+
+
+def _ticks(schedule: Schedule, due_ms: int, now_ms: int, asked_ms: int) -> tuple[list[_Tick], int]:
+    """What is to be fired now, and the next tick. Raises ConfigError."""
+    jobs_ms, following_ms = plan(schedule, due_ms, now_ms)
+    found = [_Tick(asked_ms, None, (asked_ms,))] if asked_ms else []
+    if following_ms != due_ms:
+        missed = 0 if jobs_ms == (due_ms,) else count(schedule, due_ms, now_ms) - len(jobs_ms)
+        found.append(_Tick(due_ms, following_ms, jobs_ms, max(0, missed)))
+    return found, following_ms
+
+
 class Clock:
     """Fires the cron entries of this code."""
 
@@ -116,13 +140,14 @@ class Clock:
             now_ms = int(now_s) * 1000 + int(now_us) // 1000
             packed = pack_schedule(entry.schedule)
             try:
-                now_ms, due_ms = await self._ask(keys, broker.cron_register(keys, [(entry.name, packed, next_ms(entry.schedule, now_ms))]))
-                ticks, following_ms = plan(entry.schedule, due_ms, now_ms)
+                first = (entry.name, packed, next_ms(entry.schedule, now_ms))
+                now_ms, due_ms, asked_ms = await self._ask(keys, broker.cron_register(keys, [first]))
+                ticks, following_ms = _ticks(entry.schedule, due_ms, now_ms, asked_ms)
             except ConfigError as error:
                 log.error("a cron entry cannot fire", entry=entry.name, reason=str(error))
                 continue
-            if following_ms != due_ms and self._paused_s(entry) <= 0:
-                await self._fire_safely(entry, keys, packed, due_ms, following_ms, ticks)
+            for tick in ticks if self._paused_s(entry) <= 0 else ():
+                await self._fire_safely(entry, keys, packed, tick)
             wait = min(wait, max(0.001, self._paused_s(entry) or (following_ms - now_ms) / 1000))
         return wait
 
@@ -131,17 +156,16 @@ class Clock:
         _, until = self._pauses.get(entry.name, (0.0, 0.0))
         return max(0.0, until - time.monotonic())
 
-    async def _fire_safely(
-        self, entry: CronEntry, keys: QueueKeys, packed: bytes, due_ms: int, following_ms: int, ticks: Sequence[int]
-    ) -> None:
+    async def _fire_safely(self, entry: CronEntry, keys: QueueKeys, packed: bytes, tick: "_Tick") -> None:
         """Fire a tick; what the app's own code breaks is logged and holds up this entry alone."""
         fired = False
         try:
-            with self._drafted(entry, keys, ticks) as jobs:
-                fired, submitted = await self._ask(keys, broker.cron_fire(keys, entry.name, packed, due_ms, following_ms, jobs))
+            with self._drafted(entry, keys, tick.jobs_ms) as jobs:
+                request = broker.cron_fire(keys, entry.name, packed, tick.seen_ms, tick.next_ms, jobs, tick.missed)
+                fired, submitted = await self._ask(keys, request)
                 if not fired:
                     raise GeneratorExit  # another process was first
-                log.info("cron tick", entry=entry.name, jobs=submitted)
+                log.info("cron tick" if tick.next_ms else "cron run, as an operator asked", entry=entry.name, jobs=submitted)
         except GeneratorExit:
             pass
         except BrokerError:

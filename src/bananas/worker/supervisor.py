@@ -158,14 +158,20 @@ class Supervisor:
             child, order = self._beat.orders.popleft()
             if order.kind == "stack" and child.questions is not None:
                 child.questions.ask(order)
-                continue
-            _say(f"an operator's order: {order.kind}")
-            if order.kind == "drain":
-                self._on_quiet_signal()
-            elif order.kind == "stop" and not self._stopping:
-                self._stop()
-            self._beat.hasten()
-            self._beat.tick(self._children)  # the registry tells it at once
+            elif order.kind in ("drain", "stop"):
+                self._leave(order.kind)
+            else:
+                _say("an operator's order is none that this version knows")
+
+    def _leave(self, how: str) -> None:
+        """An operator wants this worker to claim no more, or to stop."""
+        _say(f"an operator's order: {how}")
+        if how == "drain":
+            self._on_quiet_signal()
+        elif not self._stopping:
+            self._stop()
+        self._beat.hasten()
+        self._beat.tick(self._children)  # the registry tells it at once
 
     # --- health ---
 
