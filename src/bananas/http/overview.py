@@ -10,19 +10,14 @@ from bananas.errors import BananasError
 from bananas.http.access import Role
 from bananas.http.events import EventStream, job_events, queue_events
 from bananas.http.routes import Asked, Reply, Route, job_of
-from bananas.http.values import EventsQuery, Live, Ready, ServerView, Stats
+from bananas.http.values import EventsQuery, Live, Ready, Stats
 from bananas.inspector import workers
-from bananas.session import server_info
 
 _READY_S = 2.0
 
 
 async def show_stats(asked: Asked) -> Stats:
-    queues, alive, info = await asyncio.gather(
-        operate.queues(asked.app),
-        workers(asked.app),
-        asked.app.client.ask_home(asked.app.settings.namespace, server_info(), "reading the server's figures"),
-    )
+    queues, alive, servers = await asyncio.gather(operate.queues(asked.app), workers(asked.app), operate.servers(asked.app))
     totals = {state: sum(getattr(queue, state) for queue in queues) for state in ("ready", "scheduled", "running", "dead")}
     return Stats(
         namespace=asked.app.settings.namespace,
@@ -30,18 +25,8 @@ async def show_stats(asked: Asked) -> Stats:
         **totals,
         workers=len(alive),
         slots=sum(worker.slots for worker in alive),
-        server=_server_view(info),
-    )
-
-
-def _server_view(info: dict[str, str]) -> ServerView:
-    return ServerView(
-        version=info.get("valkey_version", info.get("redis_version", "?")),
-        used_memory=int(info.get("used_memory", 0)),
-        maxmemory=int(info.get("maxmemory", 0)),
-        maxmemory_policy=info.get("maxmemory_policy", "?"),
-        connected_clients=int(info.get("connected_clients", 0)),
-        aof_enabled=info.get("aof_enabled") == "1",
+        server=servers[0],
+        servers=servers,
     )
 
 
@@ -71,7 +56,11 @@ async def health_ready(asked: Asked) -> Ready | Reply:
     return Reply(Ready(False, [reason]), 503) if reason else Ready(True, [])
 
 
-_SERVER = {"version": "9.1.2", "used_memory": 2_000_000, "maxmemory": 0, "maxmemory_policy": "noeviction", "connected_clients": 4}
+_MEMORY = {"used_memory": 2_000_000, "maxmemory": 0, "maxmemory_policy": "noeviction", "full": False, "evicted_keys": 0}
+_SAVING = {"aof_enabled": True, "saves": True, "last_save_ms": 1719830400000, "unsaved_changes": 12, "replicas": 1, "replica_lag_s": 0}
+_LOAD = {"connected_clients": 4, "operations_per_s": 1200, "uptime_s": 86_400, "round_trip_ms": 0.21}
+_WHICH = {"run_id": "0" * 40, "kind": "valkey", "version": "9.1.2", "mode": "standalone", "role": "primary", "read_only": False}
+_SERVER = _WHICH | _MEMORY | _SAVING | _LOAD
 _STATS = {"namespace": "shop", "queues": 1, "ready": 12, "scheduled": 3, "running": 2, "dead": 1, "workers": 1, "slots": 10}
 _LOOK: dict[str, Any] = {"method": "GET", "role": Role.viewer, "tag": "overview"}
 _HEALTH: dict[str, Any] = {"method": "GET", "role": None, "tag": "health", "bare": True}
@@ -86,7 +75,8 @@ ROUTES = [
         handler=show_stats,
         summary="Totals of all queues and workers, and the server",
         reply=Stats,
-        answer=_STATS | {"server": _SERVER | {"aof_enabled": True}},
+        text="Only reads: it answers while the server is full, and of a replica.",
+        answer=_STATS | {"server": _SERVER, "servers": [_SERVER]},
         **_LOOK,
     ),
     Route(

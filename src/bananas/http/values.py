@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bananas.config import LONGEST_S, Durability
 from bananas.job import JobInfo, State
-from bananas.operate import Action, Reason
+from bananas.operate import Action, Reason, ServerFigures
 from bananas.operate.history import LONGEST_MINUTES
 from bananas.operate.search import SCAN_LIMIT
 from bananas.task import MOST_TAGS, TAG_CHARS
@@ -300,19 +300,8 @@ class StackView(Struct, frozen=True):
     text: str
 
 
-class ServerView(Struct, frozen=True):
-    """The Redis or Valkey server, by its INFO; on a Cluster the one that has the namespace's own keys."""
-
-    version: str
-    used_memory: int
-    maxmemory: int
-    maxmemory_policy: str
-    connected_clients: int
-    aof_enabled: bool
-
-
 class Stats(Struct, frozen=True):
-    """A namespace at one moment."""
+    """A namespace at one moment. `server` holds its own keys; on a Cluster `servers` has those of its queues too."""
 
     namespace: str
     queues: int
@@ -322,7 +311,8 @@ class Stats(Struct, frozen=True):
     dead: int
     workers: int
     slots: int
-    server: ServerView
+    server: ServerFigures
+    servers: list[ServerFigures]
 
 
 class Live(Struct, frozen=True):

@@ -15,6 +15,7 @@ from bananas.operate.history import Depth, History, Point, TaskFigures, Times, h
 from bananas.operate.overview import PriorityFigures, QueueFigures, queues
 from bananas.operate.query import Query, QueryError, parse
 from bananas.operate.search import Page, search
+from bananas.operate.servers import ServerFigures, servers
 from bananas.operate.trail import Deed, trail
 from bananas.operate.why import Explanation, Reason, why
 
@@ -43,6 +44,7 @@ __all__ = [
     "Reschedule",
     "Retry",
     "Selection",
+    "ServerFigures",
     "SetPriority",
     "TaskFigures",
     "Times",
@@ -61,6 +63,7 @@ __all__ = [
     "run_cron",
     "search",
     "select",
+    "servers",
     "stack",
     "stop",
     "totals",
