@@ -8,6 +8,7 @@
     once         submits under an idempotency key
     jobs, operating, queues, workers, crons, events, overview      the rows and their handlers
     dashboard    the page for people, in the folder `web`
+    bulk         acts with their progress, exports
     document     the OpenAPI document, made of the rows
     application  from a request to an answer
     serving      a server of its own, for the command line

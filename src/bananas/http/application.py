@@ -39,6 +39,7 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
+UNDER_WAY_S = 5.0
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]  # all: a path that is known refuses by itself
 _CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key"]
 _EXPOSED = ["Location", "Retry-After"]
@@ -99,6 +100,7 @@ class Api:
     async def _lifespan(self, _: Starlette) -> AsyncGenerator[None]:
         yield
         self.stop()
+        await self._site.finished(UNDER_WAY_S)
         if self._owned:
             await self._app.close()
 

@@ -101,7 +101,10 @@ def problem_statuses(route: Route) -> list[int]:
 
 def _response(route: Route, text: str, schemas: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "string"} if route.reply is None else schemas[str(route.reply)]
-    return {"description": text, "content": {route.media: {"schema": schema, "examples": {"usual": {"value": route.answer}}}}}
+    content: dict[str, Any] = {route.media: {"schema": schema, "examples": {"usual": {"value": route.answer}}}}
+    if route.stream:
+        content["text/event-stream"] = {"schema": {"type": "string"}, "examples": {"usual": {"value": route.stream}}}
+    return {"description": text, "content": content}
 
 
 def _problem(text: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Source: the section "Server-sent events" of the HTML standard.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -16,7 +16,7 @@ from bananas import operate
 from bananas.errors import BananasError
 from bananas.handle import Job
 from bananas.http.jobs import ending_of
-from bananas.http.problems import problem_of
+from bananas.http.problems import Refused, problem_of
 from bananas.http.routes import Site
 from bananas.http.values import encode
 from bananas.result import Waiter, wanted
@@ -71,37 +71,53 @@ async def queue_events(site: Site, names: list[str]) -> Events:
 
 
 class EventStream(StreamingResponse):
-    """The response that sends events, with heartbeats between them, until it is time to end."""
+    """The response that sends events, with heartbeats between them, until it is time to end.
 
-    def __init__(self, site: Site, events: Events) -> None:
-        self._site, self._events = site, events
+    Args:
+        ended: called at the end, however it comes.
+    """
+
+    head, heartbeat, farewell, longest_s = b"retry: 2000\n\n", b": still here\n\n", b"", LONGEST_S
+
+    def __init__(
+        self,
+        site: Site,
+        events: Events,
+        *,
+        media: str = "text/event-stream",
+        headers: Mapping[str, str] | None = None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._site, self._events, self._ended = site, events, ended
         self._seat = site.streams.seat()
         self._seat.__enter__()
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(self._chunks(), headers=headers, media_type="text/event-stream")
+        given = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"} | dict(headers or {})
+        super().__init__(self._chunks(), headers=given, media_type=media)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._ended()
             self._seat.__exit__(None, None, None)
 
     async def _chunks(self) -> Events:
-        yield b"retry: 2000\n\n"
+        if self.head:
+            yield self.head
         loop = asyncio.get_running_loop()
-        until = loop.time() + LONGEST_S
+        until = loop.time() + self.longest_s
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._site.stopping.wait())
         coming: asyncio.Future[Any] = asyncio.ensure_future(anext(self._events))
         try:
-            while loop.time() < until:
+            while loop.time() < until and not stop.done():
                 await asyncio.wait((coming, stop), timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
-                if stop.done():
-                    return
-                if not coming.done():
-                    yield b": still here\n\n"
-                    continue
-                yield coming.result()
-                coming = asyncio.ensure_future(anext(self._events))
+                if coming.done() and not stop.done():
+                    yield coming.result()
+                    coming = asyncio.ensure_future(anext(self._events))
+                elif self.heartbeat and not stop.done():
+                    yield self.heartbeat
+            if self.farewell:
+                yield self.farewell
         except StopAsyncIteration:
             return
         finally:
@@ -109,3 +125,14 @@ class EventStream(StreamingResponse):
                 task.cancel()
             await asyncio.gather(stop, coming, return_exceptions=True)
             await self._events.aclose()
+
+
+class LineStream(EventStream):
+    """The response that sends lines of JSON until there are no more; one that the end of this process cuts off says so in its last line."""
+
+    head, heartbeat, longest_s = b"", b"", float("inf")
+    farewell = encode({"problem": problem_of(Refused(503, "Stopping", "The API stops; there are more."))[0]}) + b"\n"
+
+    def __init__(self, site: Site, lines: Events, name: str) -> None:
+        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+        super().__init__(site, lines, media="application/x-ndjson", headers=disposition)

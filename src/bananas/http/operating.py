@@ -1,15 +1,21 @@
 """The routes of operators: search, act on what a filter matches, groups of errors, why a job waits, what was done."""
 
+import sys
 from typing import Any
+
+from starlette.responses import Response
 
 from bananas import operate
 from bananas.http.access import Role, require
-from bananas.http.jobs import EXAMPLE
+from bananas.http.bulk import ActUnderWay, act, export_lines
+from bananas.http.events import EventStream, LineStream
+from bananas.http.jobs import EXAMPLE, ID
 from bananas.http.routes import LONG_S, Asked, Route, gone
 from bananas.http.values import (
     Acted,
     Bulk,
     ErrorsQuery,
+    ExportQuery,
     JobPage,
     SearchQuery,
     TrailQuery,
@@ -27,16 +33,21 @@ async def search_jobs(asked: Asked) -> JobPage:
     return JobPage([job_view(info) for info in page.jobs], page.cursor, page.scanned, page.total)
 
 
-async def act_on_jobs(asked: Asked) -> Acted:
-    bulk, role = asked.body, asked.request.scope["bananas.role"]
+async def act_on_jobs(asked: Asked) -> Acted | Response:
+    bulk = asked.body
     if isinstance(bulk.action, Delete):
-        require(role, Role.admin)
-    selection = await operate.select(asked.app, bulk.query, most=bulk.most)
-    if bulk.dry_run:
-        return Acted(True, len(selection.of(bulk.action)), 0, {}, selection.scanned, selection.total, selection.complete)
-    outcome = await operate.act(asked.app, selection, bulk.action, who=asked.who)
-    told = (selection.scanned, selection.total, selection.complete)
-    return Acted(False, outcome.selected, outcome.done, outcome.left, *told)
+        require(asked.request.scope["bananas.role"], Role.admin)
+    if "text/event-stream" not in asked.request.headers.get("accept", ""):
+        return await act(asked.app, bulk, asked.who)
+    operate.parse(bulk.query)
+    under_way = ActUnderWay(asked.site, bulk, asked.who)
+    return EventStream(asked.site, under_way.events(), ended=under_way.leave)
+
+
+async def export_jobs(asked: Asked) -> Response:
+    query = asked.query
+    operate.parse(query.q)
+    return LineStream(asked.site, export_lines(asked.site, query.q, query.newest, query.limit or sys.maxsize), "jobs.ndjson")
 
 
 async def explain_job(asked: Asked) -> WhyView:
@@ -58,6 +69,11 @@ _GROUP = {"type": "ValueError", "frame": "shop.py:12 in send", "message": "no su
 _TIMES = {"first_ms": 1719830400000, "last_ms": 1719830460000, "tasks": ["send_email"], "samples": []}
 _DEED = {"at_ms": 1719830400000, "who": "HTTP API, operator", "action": "retry", "query": "state:dead", "selected": 3, "done": 3}
 _REASON = {"kind": "paused", "sentence": "Queue email is paused.", "figures": {}}
+_ACTING = (
+    "A dry run, which only counts, unless `dry_run` is false. To delete takes the role admin. With `Accept: text/event-stream` it tells "
+    "how it goes: events `selecting` (scanned, total) and `progress` (done, selected), then `end` with the outcome, or `problem`. Who "
+    "closes such a stream ends the act after the batch that is under way."
+)
 _LOOK: dict[str, Any] = {"method": "GET", "role": Role.viewer, "tag": "operating", "patience_s": 60.0}
 
 ROUTES = [
@@ -77,13 +93,24 @@ ROUTES = [
         handler=act_on_jobs,
         role=Role.operator,
         summary="Act on all jobs that a query matches",
-        text="A dry run, which only counts, unless `dry_run` is false. To delete takes the role admin.",
+        text=_ACTING,
+        stream='event: progress\ndata: {"done":500,"selected":3000}\n\n',
         tag="operating",
         body=Bulk,
         example={"query": "task:send_email state:dead", "action": {"type": "Retry"}, "dry_run": True},
         reply=Acted,
         answer={"dry_run": True, "selected": 3, "done": 0, "left": {}, "scanned": 3, "total": 3, "complete": True},
         patience_s=LONG_S,
+    ),
+    Route(
+        path="/jobs/export",
+        handler=export_jobs,
+        summary="Every job that a query matches, as lines of JSON",
+        text="Read in bounded steps as it is sent. Where it is cut off, the last line has a `problem` instead of a job.",
+        query=ExportQuery,
+        media="application/x-ndjson",
+        answer=f'{{"id":"{ID}","state":"dead"}}\n',
+        **_LOOK,
     ),
     Route(
         path="/jobs/{id}/why",

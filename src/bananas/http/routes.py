@@ -42,6 +42,18 @@ class Site:
         self.stopping, self.queues = asyncio.Event(), set[str]()
         self.streams = Seats(app.settings.api_max_streams, "event streams")
         self.waits = Seats(MOST_WAITS, "requests that wait")
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def keep(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something that may outlive its request; it does not raise."""
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def finished(self, seconds: float) -> None:
+        """Wait for what is under way, so long at most."""
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=seconds)
 
     @asynccontextmanager
     async def unless_stopping(self, work: Coroutine[Any, Any, T]) -> AsyncGenerator["asyncio.Task[T]"]:
@@ -120,6 +132,7 @@ class Route(Struct, frozen=True, kw_only=True):
         role: the least that may; None: anybody.
         summary, text: what it does, for the document.
         reply: the type of the answer, or None where the handler makes a Response itself, of the type `media`.
+        stream: what it may be as a stream of events, where that is asked for by Accept: an example.
         statuses: with what it answers, the usual one first, and what each means.
         problems: statuses of problems besides those that every route has.
         body, query, headers: what comes in.
@@ -137,6 +150,7 @@ class Route(Struct, frozen=True, kw_only=True):
     bare: bool = False
     reply: Any = None
     media: str = "application/json"
+    stream: str = ""
     statuses: dict[int, str] = msgspec.field(default_factory=lambda: {200: "Done."})
     problems: tuple[int, ...] = ()
     body: Any = None

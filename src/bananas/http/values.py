@@ -122,6 +122,14 @@ class SearchQuery(Struct, frozen=True, forbid_unknown_fields=True):
     scan_limit: ScanLimit = SCAN_LIMIT
 
 
+class ExportQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which jobs, from which end of each place, and how many at most (0: all)."""
+
+    q: QueryText = ""
+    newest: bool = False
+    limit: Annotated[int, Meta(ge=0, le=100_000_000)] = 0
+
+
 class ErrorsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """Which jobs' errors."""
 

@@ -119,10 +119,16 @@ class Outcome(Struct, frozen=True):
     left: dict[str, int]
 
 
-async def select(app: Bananas, query: str | Query, *, most: int = MOST) -> Selection:
-    """Find what a query matches, at most so many jobs. Changes nothing. Raises as `search`."""
+async def select(app: Bananas, query: str | Query, *, most: int = MOST, progress: Progress | None = None) -> Selection:
+    """Find what a query matches, at most so many jobs. Changes nothing. Raises as `search`.
+
+    Args:
+        progress: called after each step with (entries looked at so far, entries in all); what it raises ends the search.
+    """
     asked = parse(query) if isinstance(query, str) else query
     seen, jobs = Search(app, asked, newest=False, limit=2**53), dict[tuple[QueueKeys, str], Selected]()
+    if progress is not None:
+        seen.stepped = lambda: progress(seen.scanned, seen.total)
     async for found in (matches := seen.found()):
         jobs[found.keys, found.job_id] = Selected(found.keys, found.job_id, found.info.state)
         if len(jobs) == most:
@@ -135,7 +141,7 @@ async def act(app: Bananas, selection: Selection, action: Action, *, progress: P
     """Do an action to what was selected, as far as its state allows.
 
     Args:
-        progress: called after each batch with (jobs handled so far, jobs in all).
+        progress: called after each batch with (jobs handled so far, jobs in all); what it raises ends the act there.
         who: for the trail; by default BANANAS_OPERATOR or the system's user.
 
     Raises:

@@ -9,7 +9,7 @@ of the server's set: ready by turn, scheduled by due time, dead by time of death
 since an id tells its task. What moves while a search goes on may be missed, or found in the place where it was.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from msgspec import Struct
 
@@ -69,12 +69,14 @@ class Search:
 
     Attributes:
         scanned, total: as in `Page`, so far; `cursor` is where it stands.
+        stepped: called after each step, where it is set.
     """
 
     def __init__(self, app: Bananas, query: Query, *, newest: bool, limit: int = SCAN_LIMIT) -> None:
         self.query, self.scanned, self.total, self.cursor = query, 0, 0, ""
         self._namespace, self._newest, self._limit = Namespace(app), newest, limit
         self._hosts: dict[str, str] = {}
+        self.stepped: Callable[[], None] | None = None
 
     async def found(self, cursor: str = "") -> AsyncGenerator[Found, None]:
         """Yield the matches from there on. After each, and at the end, `cursor` says where to go on ("": nothing is left)."""
@@ -163,6 +165,8 @@ class Search:
                 yield Found(source.keys, row.job_id, info)
             self.scanned, source.left = before + step.looked_at, step.left
             self.total = max(self.total, self.scanned)
+            if self.stepped is not None:
+                self.stepped()
             if step.last is None:
                 return
             source.stretch = source.stretch._replace(behind=step.last)

@@ -26,6 +26,7 @@ PAGE = 1_000
 @click.option("--limit", default=50, type=click.IntRange(0), help="Most jobs to show, 0 = all. Default: 50.")
 @click.option("--newest", is_flag=True, help="Show the last of each queue first.")
 @click.option("--cursor", default="", help="Go on where an earlier call stopped.")
+@click.option("--export", is_flag=True, help="All of them, one JSON object per line: --json --limit 0.")
 @click.option("--retry", is_flag=True, help="Make the dead ones ready again.")
 @click.option("--cancel", is_flag=True, help="End the waiting ones, stop the running ones.")
 @click.option("--delete", is_flag=True, help="Delete the dead ones for good.")
@@ -44,6 +45,10 @@ def jobs_command(query: tuple[str, ...], target: str | None, url: str | None, na
     from bananas.operate import parse
 
     asked, action = str(parse(" ".join(query))), _action(given)
+    if given["export"]:
+        if action is not None:
+            raise ConfigError("--export shows jobs and does nothing to them: leave out the act; nothing was done")
+        given |= {"as_json": True, "limit": 0}
     app = open_app(target, url, namespace)
     if action is None:
         run(app, lambda app: _list(app, asked, given))
