@@ -30,6 +30,9 @@ from bananas.inspector import worker_info
 from bananas.job import Envelope, ErrorRecord, History, Result, Tagged, Tries
 from bananas.keys import QueueKeys, id_suffix, new_id, parse_public_id
 from bananas.notes import pack_line, pack_progress
+from bananas.operate.crons import read_entry
+from bananas.operate.servers import figures
+from bananas.orders import Answer, Order, read_answer, read_order
 from bananas.result import value_of
 from bananas.schedule import next_ms, parse
 from bananas.seals import Choice, Seals
@@ -246,6 +249,15 @@ def lease_table(data: bytes) -> Any:
         table.close()
 
 
+def cron_entry(stored: str) -> Any:
+    record, _, state = stored.partition("|")
+    return read_entry(KEYS, "nightly", record, state, 7)
+
+
+def server_figures(info: str) -> Any:
+    return figures(dict(line.split(":", 1) for line in info.splitlines() if ":" in line), "standalone", 0.0)
+
+
 READERS: dict[str, Reader] = {
     "unpack": Reader(codec.unpack, (Undecodable,), [pack([1, "a", None, {"b": b"c"}])]),
     "unpack as": Reader(lambda data: codec.unpack(data, Parcel), (Undecodable,), [pack(Parcel(1, [Point(2)]))]),
@@ -270,6 +282,10 @@ READERS: dict[str, Reader] = {
     "info, notes": Reader(info_of_notes, (), [stored_notes(None), stored_notes(SEALS)]),
     "info, worker": Reader(info_of_worker, (), [bytes(8) + pack({"host": "h", "pid": 1, "overdue": []})]),
     "worker": Reader(lambda data: worker_info(data[:4], data), (), [bytes(8) + pack(WORKER)]),
+    "order": Reader(read_order, (), [msgspec.msgpack.encode(Order("0" * 16, "stack", "q.1"))]),
+    "answer": Reader(read_answer, (), [msgspec.msgpack.encode(Answer(True, "text"))]),
+    "cron entry": Reader(text(cron_entry), (ValueError,), [b"5 6 0 once UTC 0 3 * * *|0 9 1 2 3 4 id", b"5 6 1000 once UTC |"]),
+    "figures of a server": Reader(text(server_figures), (), [b"redis_version:7.0.15\r\nmaxmemory:1\r\nslave0:ip=::1,lag=3\r\n"]),
     "arguments": Reader(arguments, (InvalidArguments,), [pack(ARGS)]),
     "replies": Reader(replies, (hiredis.ProtocolError,), REPLIES),
     "sentinel": Reader(

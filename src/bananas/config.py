@@ -31,6 +31,7 @@ from bananas.values import (
     PRIORITIES,
     RATE,
     SIZE,
+    SOME_NAMES,
     SOME_PRIORITIES,
     SOME_QUEUES,
     SOME_SHARDS,
@@ -102,6 +103,12 @@ LEVEL = choice(get_args(LogLevel), warn="warning")
 MODE = choice(get_args(WorkerMode))
 
 
+REDACTED = (
+    *("password", "passwords", "passwd", "secret", "secrets", "token", "authorization", "credential", "credentials"),
+    *("api_key", "apikey", "access_key", "private_key", "card_number", "cvv", "cvc"),
+)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of an app and its workers; durations in seconds. Built by load_settings, which checks; the struct itself does not."""
 
@@ -156,6 +163,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     durability_replicas: Annotated[int, whole(1, 10, 2), "Replicas that `replicated` waits for."] = 1
     durability_timeout: Annotated[float, duration(0.01, 60, "500ms"), "How long `replicated` and `fsynced` wait at most."] = 2.0
     submit_rate: Annotated[float, RATE, "Jobs per second that a client submits at most, 0 = no limit."] = 0.0
+    redact: Annotated[tuple[str, ...], SOME_NAMES, "Arguments that the HTTP API and the terminal do not show: docs/security.md."] = REDACTED
     api_port: Annotated[int, PORT, "`bananas api` listens at this port."] = 8080
     api_host: Annotated[str, HOST, "Where it listens; beyond this machine only with tokens."] = "127.0.0.1"
     api_tokens: Annotated[Secret | None, TOKENS, "Who may use the HTTP API, and as what: docs/http.md."] = None

@@ -201,6 +201,12 @@ def parse_shards(entry: str) -> tuple[str, int]:
     return check_queue_name(name), _within(_integer(count), 1, MOST_SHARDS)
 
 
+def _redacted(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) and value.lower() == "none":
+        return ()
+    return _items(lambda v: _matched(r"(?:[^,]{1,200}:)?[^\s,:]{1,100}", v)[0])(value)
+
+
 def _shards(value: object) -> tuple[str, ...]:
     entries = [f"{name}:{count}" for name, count in value.items()] if isinstance(value, Mapping) else value
     counts = _items(parse_shards)(entries)
@@ -314,6 +320,7 @@ RATE = Kind("a number from 0 to 1000000", "250", lambda v: _within(_number(v), 0
 SECONDS = Kind(_SECONDS_FORM, "0.5 or timedelta(minutes=5)", lambda v: _within(_number(None if isinstance(v, str) else v), 0, LONGEST_S))
 SIZE = Kind("bytes, plain or in KB, MB (1000s), KiB or MiB (1024s), from 1 to 256MiB", "1MiB", _bytes, _show_size)
 SOME_PRIORITIES = Kind(f"comma-separated priorities, each {PRIORITY.form}", "high,normal", _items(_priority))
+SOME_NAMES = Kind("comma-separated names, each alone or as task:name, or none", "password,charge_card:number", _redacted, ",".join)
 SOME_QUEUES = Kind("comma-separated queues, each once, with a weight from 1 to 1000 or none", "email:3,default:1", _routing_keys)
 SOME_SHARDS = Kind(f"comma-separated queues with their shards, 1 to {MOST_SHARDS}", "email:8,default:4", _shards)
 SOME_TASKS = Kind("comma-separated task names", "send_email,shop.resize", _items(check_task_name))

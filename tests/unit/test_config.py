@@ -99,6 +99,7 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "BANANAS_BLOCKED_LOOP_WARNING": ("250ms", {"blocked_loop_warning": 0.25}),
     "BANANAS_STATS_TTL": ("12h", {"stats_ttl": 43_200.0}),
     "BANANAS_SUBMIT_RATE": ("12.5", {"submit_rate": 12.5}),
+    "BANANAS_REDACT": ("password, pay:number", {"redact": ("password", "pay:number")}),
     "BANANAS_API_PORT": ("0", {"api_port": 0}),
     "BANANAS_API_HOST": ("::1", {"api_host": "::1"}),
     "BANANAS_API_TOKENS": (

@@ -64,6 +64,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "durability_replicas": {"durability_replicas": 2},
     "durability_timeout": {"durability_timeout": 0.5},
     "submit_rate": {"submit_rate": 7},
+    "redact": {"redact": "iban"},
     "api_port": {"api_port": 0},
     "api_host": {"api_host": "::1"},
     "api_tokens": {"api_tokens": "viewer:0123456789abcdef"},

@@ -26,6 +26,7 @@ from bananas.http.values import (
     WaitQuery,
     job_view,
 )
+from bananas.operate import redacted
 from bananas.retry import Retry
 from bananas.task import Call, read_options
 
@@ -99,7 +100,7 @@ async def job_info(asked: Asked) -> JobView:
     info = await asked.job.info()
     if info.state == "unknown":
         raise gone(asked.job)
-    return job_view(info)
+    return job_view(redacted(asked.app, info))
 
 
 async def job_result(asked: Asked) -> Ending | Reply:

@@ -8,7 +8,7 @@ from bananas.http.access import Role
 from bananas.http.routes import LONG_S, Asked, Route, Site
 from bananas.http.values import Changed, DeadPage, Number, PageQuery, job_view
 from bananas.keys import queues_key
-from bananas.operate import QueueFigures
+from bananas.operate import QueueFigures, redacted
 
 
 async def is_used(site: Site, name: str) -> bool:
@@ -46,7 +46,7 @@ async def list_dead(asked: Asked) -> DeadPage:
     if not await is_used(asked.site, asked.queue):  # a task names it
         return DeadPage(0, [])
     dead, page = asked.app.queue(asked.queue).dead, asked.query
-    return DeadPage(await dead.count(), [job_view(info) for info in await dead.list(page.limit, page.offset)])
+    return DeadPage(await dead.count(), [job_view(redacted(asked.app, info)) for info in await dead.list(page.limit, page.offset)])
 
 
 async def replay_dead(asked: Asked) -> Changed:

@@ -12,6 +12,7 @@ from bananas.operate.crons import CronState, cron_entries, pause_cron, resume_cr
 from bananas.operate.failures import ErrorGroup, ErrorGroups, errors
 from bananas.operate.hands import drain, stack, stop
 from bananas.operate.history import Depth, History, Point, TaskFigures, Times, history, totals
+from bananas.operate.namespace import redacted
 from bananas.operate.overview import PriorityFigures, QueueFigures, queues
 from bananas.operate.query import Query, QueryError, parse
 from bananas.operate.search import Page, search
@@ -59,6 +60,7 @@ __all__ = [
     "parse",
     "pause_cron",
     "queues",
+    "redacted",
     "resume_cron",
     "run_cron",
     "search",

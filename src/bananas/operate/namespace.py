@@ -13,6 +13,7 @@ from bananas.info import job_info
 from bananas.inspector import WorkerInfo, workers
 from bananas.job import JobInfo
 from bananas.keys import QueueKeys, birth_priority, parse_public_id, queues_key
+from bananas.operate.redaction import Redaction
 from bananas.operate.requests import Row
 from bananas.seals import Seals
 from bananas.session import answer
@@ -34,6 +35,7 @@ class Namespace:
         self.app = app
         self.name = app.settings.namespace
         self._parameters: dict[str, Sequence[str]] = {}
+        self.redaction = Redaction(app.settings.redact, self.parameters)
 
     async def queues(self, names: Sequence[str] | None = None) -> list[QueueKeys]:
         """The queues there are, each shard by itself; or these, with every shard there is. Raises InvalidName for a wrong name."""
@@ -79,6 +81,11 @@ class Namespace:
             known = self.app.registry.tasks.get(task)
             found = self._parameters[task] = () if known is None else tuple(inspect.signature(known.handler).parameters)
         return found
+
+
+def redacted(app: Bananas, info: JobInfo) -> JobInfo:
+    """What is known of a job as it may be shown, by the setting `redact`."""
+    return Namespace(app).redaction.info(info)
 
 
 def keys_of(app: Bananas, public_id: str) -> tuple[QueueKeys, str]:

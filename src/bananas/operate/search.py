@@ -32,7 +32,7 @@ class Page(Struct, frozen=True):
     """What a search found.
 
     Attributes:
-        jobs: the matches, as `Job.info` gives them.
+        jobs: the matches, as `Job.info` gives them, but for what the setting `redact` leaves out.
         cursor: where to go on, or "" when everything was looked at.
         scanned, total: entries looked at by this page, and how many there were from where it began.
     """
@@ -105,7 +105,7 @@ class Search:
             unique = broker.plain(_optional, "HGET", keys.fixed[8], own)
             (seconds, _), key, reply = await self._namespace.ask(keys, [now, unique, broker.info(keys, own)], "reading a job")
             self.scanned += 1
-            info = job_info(keys, own, reply, self._namespace.app.client.seals)
+            info = self._namespace.redaction.info(job_info(keys, own, reply, self._namespace.app.client.seals))
             if info.state in ("running", "ready", "scheduled", "dead") and self._fits(info, int(seconds) * 1000, key):
                 yield Found(keys, own, info)
 
@@ -175,7 +175,8 @@ class Search:
     def _matching(self, source: _Source, step: Step) -> list[tuple[Row, JobInfo]]:
         found = []
         for row in step.rows:
-            info = info_of(source.keys, source.stretch.place, row, step.now_ms, self._namespace.app.client.seals)
+            read = info_of(source.keys, source.stretch.place, row, step.now_ms, self._namespace.app.client.seals)
+            info = self._namespace.redaction.info(read)
             if self._fits(info, step.now_ms, (row.unique or b"").decode()):
                 found.append((row, info))
         return found

@@ -83,7 +83,7 @@ async def why(app: Bananas, job_id: str) -> Explanation:
     ]
     reply, measures, unique, moved_to, memory = await namespace.ask(keys, requests, f"looking at job {job_id}")
     workers = tuple(await namespace.workers())
-    info = _with_host(job_info(keys, own, reply, app.client.seals), workers)
+    info = namespace.redaction.info(_with_host(job_info(keys, own, reply, app.client.seals), workers))
     situation = Situation(info, codec.unpack_tries(reply[6]), measures, workers, memory, _expires_ms(reply[5]), unique, moved_to)
     return Explanation(info, tuple(explain(situation)))
 
