@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from bananas.config import Settings
 from bananas.inspector import WorkerInfo, WorkerRun
 from bananas.operate import PriorityFigures, QueueFigures
 from bananas.operate.advice.advising import RULES, advice
-from bananas.operate.advice.facts import Advice, Sample, Server, Snapshot
+from bananas.operate.advice.facts import Advice, Kind, Sample, Server, Snapshot
 from bananas.operate.history import Depth, History, Point, TaskFigures, Times
 
 NOW_MS = 1_800_000
@@ -44,9 +44,10 @@ def worker(boot: str = "w1", queues: tuple[str, ...] = ("email",), **given: Any)
 
 
 def history(*tasks: TaskFigures, ready_before: int | None = None) -> History:
-    """Half an hour, in which so many jobs were ready at its beginning."""
+    """Half an hour, in which so many jobs were ready ten minutes before its end, and more before that."""
     depth = None if ready_before is None else Depth(0, ready_before, 0, 0, 0)
-    points = [Point(minute * 60_000, 0, 0, 0, 0, None, None, depth if minute == 0 else None) for minute in range(30)]
+    depths = {0: Depth(0, 10**6, 0, 0, 0), 20: depth} if depth else {}
+    points = [Point(minute * 60_000, 0, 0, 0, 0, None, None, depths.get(minute)) for minute in range(30)]
     return History(NOW_MS, 60, points, list(tasks))
 
 
@@ -78,8 +79,12 @@ def test_a_namespace_that_is_well_gets_no_advice() -> None:
 
 
 def test_no_workers_while_jobs_wait() -> None:
-    upkeep = worker(slots=0)
-    for workers, told in (((), "No worker that takes jobs is alive, while 3"), ((upkeep,), "(1 for upkeep alone), while 3")):
+    upkeep, quiet = worker(slots=0), worker("w2", phase="quiet")
+    for workers, told in (
+        ((), "No worker that takes jobs is alive, while 3"),
+        ((upkeep,), "(1 for upkeep alone), while 3"),
+        ((upkeep, quiet), "(1 for upkeep alone, 1 quiet or stopping), while 3"),
+    ):
         found = only(snapshot(queue(ready=3, scheduled=2, workers=0, slots=0, oldest_ms=5), workers=workers))
         assert (found.kind, found.level, found.figures) == ("no_workers", "error", {"ready": 3, "scheduled": 2})
         assert told in found.why
@@ -92,6 +97,8 @@ def test_a_queue_that_nobody_serves() -> None:
     assert "the oldest for 1 min 1 s" in found.why
     assert "--queues bulk" in found.action
     assert advice(snapshot(queue(name="bulk", workers=0, slots=0))) == []  # nothing waits there
+    leaving = worker("w2", queues=("bulk",), phase="stopping")
+    assert kinds(snapshot(queue(name="bulk", ready=3, oldest_ms=5), workers=(worker(), leaving))) == ["unserved"]
     shard = worker(queues=("bulk.0", "bulk.1"))
     assert advice(snapshot(queue(name="bulk", ready=3, oldest_ms=5), workers=(shard,))) == []
 
@@ -111,18 +118,18 @@ def test_a_paused_queue_with_a_backlog() -> None:
 
 
 def test_a_backlog_that_grows_while_all_slots_are_busy() -> None:
-    at = snapshot(queue(ready=1_900, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), before=100)
+    at = snapshot(queue(ready=700, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), before=100)
     found = only(at)
     assert (found.kind, found.level, found.queue) == ("add_workers", "warning", "email")
-    assert found.figures == {"slots": 10, "busy": 10, "more_slots": 4, "ready": 1_900, "rate_s": 10.0, "growth_s": 1.0, "backlog_s": 190.0}
-    assert "growing by 1 jobs/s" in found.why  # (1,900 - 100) / 1,800 s
+    assert found.figures == {"slots": 10, "busy": 10, "more_slots": 4, "ready": 700, "rate_s": 10.0, "growth_s": 1.0, "backlog_s": 70.0}
+    assert "growing by 1 jobs/s" in found.why  # (700 - 100) / 600 s
     assert "11 jobs/s come in; at the pace of now that takes about 14 slots" in found.why  # 11 / (10 per 10 slots) / 0.8 = 13.75
     assert found.action == "Start more workers: about 4 more slot(s)."
 
 
 def test_a_backlog_with_a_free_slot_or_that_shrinks_is_no_lack_of_workers() -> None:
     grows = {"recent": history(ended(18_000)), "before": 100}
-    assert kinds(snapshot(queue(ready=1_900, oldest_ms=90_000, busy=9), **grows)) == []
+    assert kinds(snapshot(queue(ready=700, oldest_ms=90_000, busy=9), **grows)) == []
     assert kinds(snapshot(queue(ready=500, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), before=1_000)) == []
     assert kinds(snapshot(queue(ready=109, oldest_ms=90_000, busy=10), **grows)) == []  # it sways
 
@@ -265,7 +272,7 @@ def test_a_server_without_a_limit() -> None:
 
 
 def test_a_server_that_will_be_full_soon() -> None:
-    grows = queue(ready=1_900, oldest_ms=90_000, busy=5)  # by 1 job/s; slots are free
+    grows = queue(ready=700, oldest_ms=90_000, busy=5)  # by 1 job/s; slots are free
     jobs = (Sample("email", "send", 1_000),)  # 1,550 bytes each
     recent = history(ended(180_000))
     soon = Server(used_bytes=78_000_000, max_bytes=100_000_000)
@@ -274,7 +281,7 @@ def test_a_server_that_will_be_full_soon() -> None:
     assert found.figures == {"bytes_s": 1_550, "left_bytes": 22_000_000, "full_in_s": 14_194}
     later = Server(used_bytes=77_000_000, max_bytes=100_000_000)
     assert kinds(snapshot(grows, recent=recent, before=100, samples=jobs, servers=(later,))) == []
-    assert kinds(snapshot(grows, recent=recent, before=1_900, samples=jobs, servers=(soon,))) == []
+    assert kinds(snapshot(grows, recent=recent, before=700, samples=jobs, servers=(soon,))) == []
 
 
 def test_a_server_whose_core_is_busy() -> None:
@@ -297,6 +304,11 @@ def test_the_most_pressing_comes_first() -> None:
     server = Server(used_bytes=5, max_bytes=0, policy="allkeys-lru")
     at = snapshot(queue(ready=3, paused=True, oldest_ms=5), servers=(server,))
     assert [each.level for each in advice(at)] == ["error", "warning", "hint"]
+
+
+def test_every_kind_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    assert [kind for kind in get_args(Kind) if f"`{kind}`" not in page] == []
 
 
 def test_settings_in_advice_are_those_of_the_settings_page() -> None:

@@ -21,7 +21,7 @@ Figure = int | float | str
 SLOTS_FULL, SLOT_SHARE = 0.95, 0.8  # slots count as all busy from here on; planned for, one in five is free
 CORE_FULL = 85.0  # percent of one core at which a process has no more to give
 STANDING_S, LATE_S = 60.0, 300.0
-GROWN, GROWN_JOBS = 1.1, 10
+GROWN, GROWN_JOBS, TREND_S = 1.1, 10, 600
 
 
 class Advice(Struct, frozen=True):
@@ -89,16 +89,22 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     def hands(self, queue: str) -> list[WorkerInfo]:
         """The workers that take jobs of a queue, or of one of its shards."""
-        return [worker for worker in self.workers if worker.slots and any(name.partition(".")[0] == queue for name in worker.queues)]
+        return [worker for worker in self.takers if any(name.partition(".")[0] == queue for name in worker.queues)]
+
+    @property
+    def takers(self) -> list[WorkerInfo]:
+        """The workers that take jobs: not those for upkeep alone, nor those that are quiet or stopping."""
+        return [worker for worker in self.workers if worker.slots and worker.phase == "working"]
 
     def rate_s(self, queue: str) -> float:
         """Runs of a queue that ended per second."""
         return rates(self.recent).get(queue, 0.0)
 
     def growth_s(self, queue: QueueFigures) -> float:
-        """By how many jobs per second what is ready has grown lately; 0.0 where it has not, by more than it sways, or is not known."""
+        """Jobs per second by which what is ready grew in the last ten minutes; 0.0 where it did no more than sway, or nobody knows."""
         history = self.by_queue.get(queue.name)
-        first = next((point for point in history.points if point.depth), None) if history else None
+        since_ms = history.now_ms - TREND_S * 1000 if history else 0
+        first = next((point for point in history.points if point.depth and point.at_ms >= since_ms), None) if history else None
         if history is None or first is None or first.depth is None:
             return 0.0
         before = first.depth.high + first.depth.normal + first.depth.low

@@ -27,9 +27,14 @@ STARVES = 10  # times as old as what others of its workers have waiting
 def no_workers(at: Snapshot) -> Iterator[Advice]:
     """Something waits, and nobody works."""
     ready, scheduled = sum(queue.ready for queue in at.queues), sum(queue.scheduled for queue in at.queues)
-    if any(worker.slots for worker in at.workers) or not ready + scheduled:
+    if at.takers or not ready + scheduled:
         return
-    upkeep = f" ({len(at.workers)} for upkeep alone)" if at.workers else ""
+    others = {
+        "for upkeep alone": [each for each in at.workers if not each.slots],
+        "quiet or stopping": [each for each in at.workers if each.slots],
+    }
+    told = ", ".join(f"{len(each)} {what}" for what, each in others.items() if each)
+    upkeep = f" ({told})" if told else ""
     why = f"No worker that takes jobs is alive{upkeep}, while {ready:,} job(s) are ready and {scheduled:,} are scheduled."
     action = "Start one: bananas worker MODULE:APP. If they should run, look into their logs: a worker that cannot start says why."
     yield Advice("no_workers", "error", "", "", "No worker is alive", why, action, {"ready": ready, "scheduled": scheduled})
@@ -37,7 +42,7 @@ def no_workers(at: Snapshot) -> Iterator[Advice]:
 
 def unserved(at: Snapshot) -> Iterator[Advice]:
     """A queue, or a priority of it, that nobody takes jobs of, though workers are alive."""
-    if not any(worker.slots for worker in at.workers):
+    if not at.takers:
         return
     for queue in at.queues:
         hands = at.hands(queue.name)
@@ -48,7 +53,7 @@ def unserved(at: Snapshot) -> Iterator[Advice]:
             )
             action = f"Start a worker with --queues {queue.name}, or add {queue.name} to worker_routing_keys of those that run."
             title = f"Nobody serves queue {queue.name}"
-            yield Advice("unserved", "error", queue.name, "", title, why, action, {"ready": queue.ready, "workers": len(at.workers)})
+            yield Advice("unserved", "error", queue.name, "", title, why, action, {"ready": queue.ready, "workers": len(at.takers)})
         for each in queue.priorities if hands else ():
             if not any(not worker.only_priorities or each.priority in worker.only_priorities for worker in hands):
                 why = (
