@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 DEPLOY = ROOT / "deploy"
+# What alerts and dashboard may read of the API.
+METRICS = {
+    *("bananas_jobs_total", "bananas_job_wait_seconds_bucket", "bananas_job_run_seconds_bucket"),
+    *("bananas_queue_jobs", "bananas_queue_ready", "bananas_queue_oldest_seconds", "bananas_queue_backlog_seconds"),
+    *("bananas_queue_paused", "bananas_queue_workers", "bananas_workers", "bananas_worker_slots", "bananas_worker_busy"),
+    *("bananas_server_up", "bananas_server_memory_bytes", "bananas_server_memory_max_bytes"),
+}
 HELM = "helm has no package of its own in Debian or on PyPI: `make deploy-tools` brings it"
 WHERE = {
     "helm": HELM,

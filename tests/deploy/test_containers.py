@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from tests.deploy.conftest import DEPLOY, check_command, check_settings, judged, tool
+from tests.deploy.conftest import DEPLOY, METRICS, check_command, check_settings, judged, tool
 from tests.support import ROOT, clean_environment, kill, wait_until
 
 from bananas.config import parse_duration
@@ -36,6 +36,10 @@ def instructions(name: str) -> list[str]:
 
 def image_environment() -> dict[str, str]:
     return dict(pair.split("=", 1) for line in instructions("ENV") for pair in shlex.split(line))
+
+
+def extras() -> str:
+    return next(line.partition("=")[2] for line in instructions("ARG") if line.startswith("EXTRAS="))
 
 
 def services() -> dict[str, Any]:
@@ -73,9 +77,8 @@ def test_the_image_runs_as_a_number_that_is_not_root_and_asks_the_worker_how_it_
 def test_the_image_has_every_extra_that_it_names() -> None:
     import tomllib
 
-    (extras,) = [line.partition("=")[2].split(",") for line in instructions("ARG") if line.startswith("EXTRAS=")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(extras) <= set(project["optional-dependencies"])
+    assert set(extras().split(",")) <= set(project["optional-dependencies"])
     python = next(line.partition("=")[2] for line in instructions("ARG") if line.startswith("PYTHON="))
     assert any(each.endswith(f":: {python}") for each in project["classifiers"])
 
@@ -99,7 +102,7 @@ def test_the_stages_give_a_program_that_runs(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src", source / "src")
-    names = {"/wheels": str(wheels), "/opt/bananas": str(environment), "EXTRAS": "api,uvloop,zstd,encryption"}
+    names = {"/wheels": str(wheels), "/opt/bananas": str(environment), "EXTRAS": extras()}
     steps = [line for line in instructions("RUN") if "pip" in line]
     assert len(steps) == 2
     for step in steps:
@@ -108,7 +111,7 @@ def test_the_stages_give_a_program_that_runs(tmp_path: Path) -> None:
         judged("sh", "-ec", command, cwd=source, env={**os.environ, "EXTRAS": names["EXTRAS"], "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     said = judged(str(environment / "bin/bananas"), "--version", cwd=tmp_path, env={"PATH": os.environ["PATH"]})
     assert said.startswith("bananas ")
-    judged(str(environment / "bin/python"), "-c", "import bananas.http, uvloop, cryptography, bananas.lane", cwd=tmp_path)
+    judged(str(environment / "bin/python"), "-c", "import bananas.http, uvloop, cryptography, prometheus_client", cwd=tmp_path)
 
 
 # --- the services -----------------------------------------------------------------------------------------------------
@@ -229,7 +232,10 @@ def test_the_services_work_together_and_stop_in_time(composed: Composed) -> None
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30, trust_env=False) as client:
         job = client.post("/api/v1/jobs", json={"task": "send_email", "args": ["ada@example.org"]}).json()
         ended = client.get(f"/api/v1/jobs/{job['id']}/result", params={"wait": 20}).json()
+        metrics = client.get("/metrics").text
     assert ended["value"] == "sent 'hi' to ada@example.org"
+    told = set(re.findall(r"^# TYPE (\w+) ", metrics, re.MULTILINE))
+    assert sorted({name.removesuffix("_bucket") for name in METRICS} - told) == []  # what alerts and dashboard read
     assert httpx.get(f"http://127.0.0.1:{composed.ports[1]}/ready", trust_env=False).status_code == 200
     assert (composed.stop("worker"), composed.stop("api"), composed.stop("redis")) == (0, 0, 0)
     assert (composed.folder / "appendonlydir").is_dir()

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.deploy.conftest import DEPLOY, documents, judged, tool
+from tests.deploy.conftest import DEPLOY, METRICS, documents, judged, tool
 from tests.support import ROOT
 
 if TYPE_CHECKING:
@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALERTS, DASHBOARD = DEPLOY / "prometheus/alerts.yaml", DEPLOY / "grafana/bananas.json"
-METRICS = {
-    *("bananas_jobs_total", "bananas_job_wait_seconds_bucket", "bananas_job_run_seconds_bucket"),
-    *("bananas_queue_jobs", "bananas_queue_ready", "bananas_queue_oldest_seconds", "bananas_queue_backlog_seconds"),
-    *("bananas_queue_paused", "bananas_queue_workers", "bananas_workers", "bananas_worker_slots", "bananas_worker_busy"),
-    *("bananas_server_up", "bananas_server_memory_bytes", "bananas_server_memory_max_bytes"),
-}
 
 
 def rules() -> list[dict[str, Any]]:
