@@ -30,6 +30,7 @@ Examples:
   bananas worker shop.tasks:app --burst            end when nothing is ready
   bananas scheduler shop.tasks:app                 upkeep and cron only
   bananas health --port 8080                       is a worker live and ready?
+  bananas top                                      queues, workers, rates and failures, live
   bananas queues                                   what is where, who serves it
   bananas jobs state:dead task:send_email          find jobs, and act on them: --retry, --cancel, ...
   bananas job JOB_ID                               all of one job, and why it is not running
@@ -119,6 +120,7 @@ class _Commands(click.Group):
         "doctor": "bananas.doctor_command:doctor_command",
         "health": "bananas.health:health_command",
         "plan": "bananas.bench.plan:plan_command",
+        "top": "bananas.terminal.top.command:top_command",
         "advise": "bananas.terminal.advise:advise_command",
         **{name: f"bananas.terminal.look:{name}_command" for name in ("errors", "queues", "trail", "workers")},
         **{name: f"bananas.terminal.jobs:{name}_command" for name in ("dead", "job", "jobs")},
