@@ -37,7 +37,7 @@ READING_ORDER = """
     errors values config keys
     job tally codec seals sealing notes retry schedule info context
     address connection discovery scripts broker orders durability session lane coalescer sync_client background client rights
-    middleware subscription result handle task places producer queue watcher server groups embedded app logs exposition
+    middleware lifecycle subscription result handle task places many producer queue watcher server groups embedded app logs exposition
     worker.table worker.vitals worker.settler worker.counting worker.notes worker.outbox worker.served worker.run worker.loading
     worker.frames worker.isolated worker.outcomes worker.runner worker.markers worker.turn worker.sharing worker.fetcher
     worker.intake worker.opening worker.engine

@@ -45,6 +45,7 @@ from bananas.errors import (
 )
 from bananas.handle import Job
 from bananas.job import ErrorRecord, JobInfo, LogLine
+from bananas.lifecycle import Event
 from bananas.queue import Counts, Queue
 from bananas.retry import Retry
 from bananas.task import Call, SubmitOptions, Task, TaskOptions
@@ -66,6 +67,7 @@ __all__ = [
     "Discard",
     "EndlessSnooze",
     "ErrorRecord",
+    "Event",
     "InvalidArguments",
     "InvalidName",
     "IsolatedFailure",

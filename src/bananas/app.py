@@ -12,7 +12,8 @@ from bananas.config import Settings, check_queue_name, load_settings, seconds
 from bananas.errors import ConfigError, describe
 from bananas.handle import Job
 from bananas.keys import parse_public_id, task_tag
-from bananas.middleware import Chain, Hooks
+from bananas.lifecycle import Events
+from bananas.middleware import Chain, Hooks, Listener
 from bananas.producer import Producer
 from bananas.queue import Queue
 from bananas.result import Waiter, wanted
@@ -73,12 +74,18 @@ class Bananas:
 
     Raises:
         ConfigError: an unknown setting, or a value that cannot be read. No server is contacted before the first call.
+
+    Attributes:
+        on_event: `@app.on_event` or `@app.on_event("cancelled", ...)`: call a function with each event; see lifecycle.py.
     """
+
+    on_event: Events
 
     def __init__(self, url: str | None = None, **settings: Any) -> None:
         self.settings: Settings = load_settings({"redis_url": url, **settings} if url is not None else settings)
         self.registry = Registry()
         self._chain = Chain()
+        self.on_event = Events(self._listen, self._chain.add)
         self._server: EmbeddedServer | None = None
         limits = self.settings.redis_pool_size, self.settings.call_timeout
         self.client = Client(self._locate, f"bananas:{self.settings.namespace}", *limits, self._leave, Seals(self.settings))
@@ -151,8 +158,12 @@ class Bananas:
         return self._hook(hook, "on_dead")
 
     def _hook(self, hook: F, kind: str) -> F:
-        self.registry.hooks += Hooks(**{kind: hooks_of(hook, kind)})
+        given: dict[str, Any] = {kind: hooks_of(hook, kind)}
+        self.registry.hooks += Hooks(**given)
         return hook
+
+    def _listen(self, listener: Listener) -> None:
+        self.registry.hooks += Hooks(on_event=(listener,))
 
     def include(self, *modules: str) -> None:
         """Name further modules with tasks; a worker imports them when it starts."""

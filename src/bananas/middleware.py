@@ -18,7 +18,7 @@ logged.
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -27,6 +27,17 @@ from bananas.errors import ConfigError, LeaseLost
 
 Proceed = Callable[[], Awaitable[Any]]
 Hook = Callable[..., Any]
+Listener = tuple[frozenset[str], Hook]  # the kinds of events, and what is called with each
+
+
+class _Submitted(Protocol):
+    created: bool
+
+    @property
+    def id(self) -> str: ...
+
+
+J = TypeVar("J", bound=_Submitted)
 
 
 class Draft(Struct):
@@ -36,6 +47,7 @@ class Draft(Struct):
         task, args, kwargs, queue, priority: what is submitted, where.
         headers: text that travels with the job.
         tags: words to find it by.
+        id: the public id of the job, "" until it is stored; of an older one where that has its unique key, then `created` is False.
     """
 
     task: str
@@ -45,6 +57,13 @@ class Draft(Struct):
     priority: int
     headers: dict[str, str] = {}
     tags: list[str] = []
+    id: str = ""
+    created: bool = False
+
+    def stored(self, job: J) -> J:
+        """Note that this is its job."""
+        self.id, self.created = job.id, job.created
+        return job
 
 
 class Chain:
@@ -117,14 +136,20 @@ def _step(run: Callable[[CurrentJob, Proceed], Awaitable[Any]], job: CurrentJob,
 
 
 class Hooks(Struct, frozen=True):
-    """What is called when a job ends or goes back; each takes the CurrentJob and the value, the error and delay, or the error."""
+    """What is called when a job ends or goes back; each takes the CurrentJob and the value, the error and delay, or the error.
+
+    Attributes:
+        on_event: who listens to events of which kinds; see lifecycle.py.
+    """
 
     on_success: tuple[Hook, ...] = ()
     on_retry: tuple[Hook, ...] = ()
     on_dead: tuple[Hook, ...] = ()
+    on_event: tuple[Listener, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.on_success or self.on_retry or self.on_dead)
+        return bool(self.on_success or self.on_retry or self.on_dead or self.on_event)
 
     def __add__(self, other: "Hooks") -> "Hooks":
-        return Hooks(self.on_success + other.on_success, self.on_retry + other.on_retry, self.on_dead + other.on_dead)
+        ended = self.on_success + other.on_success, self.on_retry + other.on_retry, self.on_dead + other.on_dead
+        return Hooks(*ended, self.on_event + other.on_event)

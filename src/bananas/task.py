@@ -238,7 +238,8 @@ class Task(Generic[P, R]):
         self.name = check_task_name(extra.pop("name", None) or getattr(handler, "__name__", ""))
         self.isolation = self._isolation(extra.pop("isolation", "none"))
         self.sealed = _compression(extra.pop("compression", None)), _encrypt(extra.pop("encrypt", None))
-        self.hooks = Hooks(*(hooks_of(extra.pop(hook, None), hook) for hook in ("on_success", "on_retry", "on_dead")))
+        hooks: dict[str, Any] = {hook: hooks_of(extra.pop(hook, None), hook) for hook in ("on_success", "on_retry", "on_dead")}
+        self.hooks = Hooks(**hooks)
         for option in ("delay", "at", "unique", "headers", "tags", "call_timeout"):
             if option in extra:
                 raise ConfigError(f"{option!r} belongs to a submit, not to a task: {self.name}.options({option}=...).submit(...)")

@@ -18,7 +18,7 @@ from bananas.errors import Unconfirmed
 from bananas.handle import Job
 from bananas.http.problems import Refused
 from bananas.lane import Patience, confirmed
-from bananas.producer import from_draft
+from bananas.many import from_draft
 from bananas.session import answer
 from bananas.task import Call
 
@@ -51,7 +51,7 @@ async def submit_once(app: Bananas, call: Call[Any], key: str, content: bytes) -
         return await _store(app, call, key, content)
     draft = producer.draft(call)
     with producer.chain.around_submit([draft]):
-        return await _store(app, from_draft(call, draft), key, content)
+        return draft.stored(await _store(app, from_draft(call, draft), key, content))
 
 
 async def _store(app: Bananas, call: Call[Any], key: str, content: bytes) -> Job[Any]:

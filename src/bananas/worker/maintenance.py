@@ -23,7 +23,9 @@ from bananas.client import LoopClient
 from bananas.config import Settings
 from bananas.errors import BananasError, BrokerError, ConfigError
 from bananas.keys import QueueKeys
-from bananas.producer import Producer, from_draft
+from bananas.many import from_draft
+from bananas.middleware import Draft
+from bananas.producer import Producer
 from bananas.schedule import Schedule, count, next_ms, plan
 from bananas.task import Call, Options
 from bananas.worker.served import Served
@@ -160,11 +162,13 @@ class Clock:
         """Fire a tick; what the app's own code breaks is logged and holds up this entry alone."""
         fired = False
         try:
-            with self._drafted(entry, keys, tick.jobs_ms) as jobs:
+            with self._drafted(entry, keys, tick.jobs_ms) as (jobs, drafts):
                 request = broker.cron_fire(keys, entry.name, packed, tick.seen_ms, tick.next_ms, jobs, tick.missed)
                 fired, submitted = await self._ask(keys, request)
                 if not fired:
                     raise GeneratorExit  # another process was first
+                for draft, job in zip(drafts, jobs[:submitted], strict=False):
+                    draft.id, draft.created = keys.public(job.job_id), True
                 log.info("cron tick" if tick.next_ms else "cron run, as an operator asked", entry=entry.name, jobs=submitted)
         except GeneratorExit:
             pass
@@ -181,14 +185,17 @@ class Clock:
         self._pauses.pop(entry.name, None)
 
     @contextmanager
-    def _drafted(self, entry: CronEntry, keys: QueueKeys, ticks: Sequence[int]) -> Generator[list[NewJob], None, None]:
-        """The packed jobs of ticks, inside of the submit middleware. Raises ConfigError when that moves one to another queue."""
+    def _drafted(self, entry: CronEntry, keys: QueueKeys, ticks: Sequence[int]) -> Generator[tuple[list[NewJob], list[Draft]], None, None]:
+        """The packed jobs of ticks, and what submit middleware, which is around, sees of them.
+
+        Raises ConfigError when that moves one to another queue.
+        """
         calls: list[Call[Any]] = []
         for tick_ms in ticks:
             options = Options(unique=f"cron:{entry.name}" if entry.unique else "", headers={"scheduled-for-ms": str(tick_ms)})
             calls.append(Call(entry.task, (), {}, options))
         if not self._producer.chain.wraps_submit:
-            yield [self._producer.pack(call)[1] for call in calls]
+            yield [self._producer.pack(call)[1] for call in calls], []
             return
         drafts = [self._producer.draft(call) for call in calls]
         with self._producer.chain.around_submit(drafts):
@@ -198,7 +205,7 @@ class Clock:
                         f"middleware moved a job of cron entry {entry.name!r} from queue {keys.queue!r} to {draft.queue!r}: a tick and its "
                         "jobs are one step in one queue. Leave `draft.queue` as it is there, or declare the entry with queue=..."
                     )
-            yield [self._producer.pack(from_draft(call, draft))[1] for call, draft in zip(calls, drafts, strict=True)]
+            yield [self._producer.pack(from_draft(call, draft))[1] for call, draft in zip(calls, drafts, strict=True)], drafts
 
     async def _ask(self, keys: QueueKeys, request: Any) -> Any:
         return await self._client.ask(keys, request, self._settings.call_timeout, "cron")

@@ -25,7 +25,8 @@ from bananas.errors import (
     UnknownTask,
 )
 from bananas.job import ErrorRecord, FinalState, History, Result, Tries
-from bananas.middleware import Hooks
+from bananas.lifecycle import Event, EventKind, event_of
+from bananas.middleware import Hook, Hooks
 from bananas.retry import Decision, Retry, decide
 from bananas.seals import UNSEALED, Choice, Seals
 from bananas.tally import DEAD, OTHER, RETRIED
@@ -33,6 +34,7 @@ from bananas.worker.isolated import Answer
 from bananas.worker.run import Claimed, Run, Runnable, job_of
 from bananas.worker.settler import burial, comeback, ending, handback, success
 
+Telling = tuple[tuple[Hook, ...], Event]
 DEATHS: dict[str, type[BananasError]] = {"Poison": JobPoisoned, "UnknownTask": UnknownTask, "Undecodable": JobUndecodable}
 log = structlog.get_logger("bananas.worker")
 
@@ -107,7 +109,7 @@ class Outcomes:
             claimed.served.counting.ran(run.runnable.tag, run.started)
         if isinstance(value, Raw) and hooks.on_success:
             value = _unpacked(value, run.runnable)
-        accepted = self._hook_call(hooks.on_success, run.job, value) if hooks else None
+        accepted = self._hook_call(hooks.on_success, (run.job, value), self._event("succeeded", run)) if hooks else None
         result = None
         if packed is not None:
             attempts, worker = claimed.tries.attempts + 1, self.worker
@@ -136,7 +138,8 @@ class Outcomes:
             return
         if decision.kind == "snooze":
             tries = Tries(tries.attempts, 0, 0, tries.since_ms, tries.history) if run.alone else tries
-            claimed.served.settler.add(comeback(Comeback(claimed.member, decision.delay_ms, pack_tries(tries)), claimed.slot))
+            accepted = self._hook_call((), (), self._event("snoozed", run, delay_ms=decision.delay_ms, error_message=decision.reason))
+            claimed.served.settler.add(comeback(Comeback(claimed.member, decision.delay_ms, pack_tries(tries)), claimed.slot, accepted))
             return
         attempt = tries.attempts + 1
         record = record or codec.error_record(error, now_ms, attempt, self.worker)
@@ -147,12 +150,14 @@ class Outcomes:
         if decision.kind == "retry":
             delay_s = decision.delay_ms / 1000
             log.warning("attempt failed, will retry", job=job.id, task=run.runnable.name, attempt=attempt, error=record.type, delay=delay_s)
-            accepted = self._hook_call(hooks.on_retry, job, error, delay_s) if hooks else None
+            event = self._event("retried", run, delay_ms=decision.delay_ms, error_type=record.type, error_message=record.message)
+            accepted = self._hook_call(hooks.on_retry, (job, error, delay_s), event) if hooks else None
             claimed.served.settler.add(comeback(Comeback(claimed.member, decision.delay_ms, pack_tries(failed)), claimed.slot, accepted))
             return
         reason = decision.reason if steered or isinstance(error, Steer) else record.message
         log.error("job is dead", job=job.id, task=run.runnable.name, attempt=attempt, error=record.type, reason=decision.reason)
-        accepted = self._hook_call(hooks.on_dead, job, error) if hooks else None
+        event = self._event("died", run, error_type=record.type, error_message=reason)
+        accepted = self._hook_call(hooks.on_dead, (job, error), event) if hooks else None
         result = Result(
             "dead",
             error_type=record.type,
@@ -174,6 +179,8 @@ class Outcomes:
     def end(self, claimed: Claimed, runnable: Runnable | None, result: Result, run: Run | None = None) -> None:
         """The job ends for good without a value."""
         ttl_ms = self._ttl(claimed, runnable, "failure")
+        kind: Any = result.state
+        event = self._event(kind, run or claimed, runnable, error_message=result.error_message)
         if run is None:
             claimed.served.counting.left(claimed.job_id[32:40], OTHER)
             packed = pack_result(result)
@@ -185,7 +192,7 @@ class Outcomes:
             )
             packed = self._packed(claimed, runnable, result)
         kept = KeptResult(ttl_ms, packed) if ttl_ms else None
-        claimed.served.settler.add(ending(Ending(claimed.member, kept), claimed.slot))
+        claimed.served.settler.add(ending(Ending(claimed.member, kept), claimed.slot, self._hook_call((), (), event)))
 
     def _ttl(self, claimed: Claimed, runnable: Runnable | None, which: Literal["success", "failure"]) -> int:
         envelope = claimed.envelope
@@ -237,7 +244,8 @@ class Outcomes:
         result = Result("dead", error_type=kind, error_message=why, attempts=tries.attempts, finished_ms=now_ms, worker=self.worker)
         after = Tries(tries.attempts, tries.crashes, tries.alone, tries.since_ms, tries.history.with_error(record))
         hooks = self.hooks if runnable is None else runnable.hooks
-        self._bury(claimed, runnable, after, pack_result(result), self._hook_call(hooks.on_dead, job, DEATHS[kind](why)))
+        event = self._event("died", claimed, runnable, error_type=kind, error_message=why)
+        self._bury(claimed, runnable, after, pack_result(result), self._hook_call(hooks.on_dead, (job, DEATHS[kind](why)), event))
         self._changed()
 
     def unknown(self, claimed: Claimed, unopened: str = "") -> None:
@@ -280,14 +288,40 @@ class Outcomes:
 
     # --- hooks ---
 
-    def _hook_call(self, hooks: tuple[Callable[..., Any], ...], *args: Any) -> Callable[[], None] | None:
-        if not hooks:
+    def started(self, run: Run) -> None:
+        """The handler is about to be called: tell those who listen."""
+        if (call := self._hook_call((), (), self._event("started", run))) is not None:
+            call()
+
+    def _event(self, kind: EventKind, of: Run | Claimed, runnable: Runnable | None = None, **told: Any) -> Telling | None:
+        """An event and who listens to it; None where nobody does."""
+        run, claimed = (of, of.claimed) if isinstance(of, Run) else (None, of)
+        runnable = runnable if run is None else run.runnable
+        hooks = self.hooks if runnable is None else runnable.hooks
+        listeners = tuple(hook for kinds, hook in hooks.on_event if kind in kinds)
+        if not listeners:
+            return None
+        if run is None:
+            return listeners, event_of(kind, job_of(claimed, self.state), claimed.grant.now_ms, self.worker, **told)
+        times = self._times(run)
+        if kind == "started":
+            return listeners, event_of(kind, run.job, times["started_ms"], self.worker)
+        return listeners, event_of(kind, run.job, times["finished_ms"], self.worker, run_ms=times["run_ms"], **told)
+
+    def _hook_call(
+        self, hooks: tuple[Callable[..., Any], ...], args: tuple[Any, ...], event: Telling | None = None
+    ) -> Callable[[], None] | None:
+        calls = [(hook, args) for hook in hooks]
+        if event is not None:
+            listeners, value = event
+            calls += [(listener, (value,)) for listener in listeners]
+        if not calls:
             return None
 
         async def call() -> None:
-            for hook in hooks:
+            for hook, given in calls:
                 try:
-                    outcome = hook(*args)
+                    outcome = hook(*given)
                     if hasattr(outcome, "__await__"):
                         await outcome
                 except (Exception, SystemExit):

@@ -53,7 +53,7 @@ class Runnable:
         self.retry = given.retry or Retry()
         kept = settings.result_backend_enabled
         self.ttl_success_ms = int(kept and (round(settings.result_ttl_success * 1000) if given.ttl_ms is None else given.ttl_ms))
-        self.plain = not self.ttl_success_ms and not self.hooks.on_success  # by itself, nothing is told of a success
+        self.plain = not self.ttl_success_ms and not (self.hooks.on_success or self.hooks.on_event)  # nobody is told of a success
         self.ttl_failure_ms = int(kept and (round(settings.result_ttl_failure * 1000) if given.ttl_ms is None else given.ttl_ms))
 
 

@@ -237,6 +237,8 @@ class Runner:
             return None
         timeout_s = runnable.timeout_s if envelope.timeout_ms is None else envelope.timeout_ms / 1000
         run = self.running[claimed.member] = Run(self, claimed, runnable, timeout_s, now)
+        if runnable.hooks.on_event:
+            self.outcomes.started(run)
         if runnable.isolated:
             run.deadline = 0.0  # it begins when a process is ready
         elif run.deadline and run.deadline < self._alarm_at:

@@ -85,9 +85,9 @@ def success(entry: Ending, slot: int, accepted: Callable[[], None] | None = None
     return Settlement(0, entry, slot, accepted)
 
 
-def ending(entry: Ending, slot: int) -> Settlement:
+def ending(entry: Ending, slot: int, accepted: Callable[[], None] | None = None) -> Settlement:
     """The job ends without a value (discarded, cancelled, expired): its result is a few words, and is kept on a full server too."""
-    return Settlement(4, entry, slot)
+    return Settlement(4, entry, slot, accepted)
 
 
 def burial(entry: Burial, slot: int, accepted: Callable[[], None] | None = None) -> Settlement:
