@@ -68,6 +68,7 @@ BANNED_AT_IMPORT = [
     "cryptography",
     "starlette",
     "uvicorn",
+    "opentelemetry",
 ]
 
 BANNED_WORDS = {"manager", "managers", "util", "utils", "helper", "helpers", "common"}
