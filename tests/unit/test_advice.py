@@ -57,7 +57,8 @@ def ended(success: int, retried: int = 0, dead: int = 0, queue: str = "email", t
 
 def snapshot(*queues: QueueFigures, recent: History | None = None, before: int | None = None, **given: Any) -> Snapshot:
     by_queue = {} if before is None else {each.name: history(ready_before=before) for each in queues}
-    base: dict[str, Any] = {"workers": (worker(),), "servers": (WELL,), "by_queue": by_queue, "recent": recent or history()}
+    seen = recent or history()
+    base: dict[str, Any] = {"workers": (worker(),), "servers": (WELL,), "by_queue": by_queue, "recent": seen, "lately": seen}
     return Snapshot(queues=queues, **base | given)
 
 
@@ -118,18 +119,18 @@ def test_a_paused_queue_with_a_backlog() -> None:
 
 
 def test_a_backlog_that_grows_while_all_slots_are_busy() -> None:
-    at = snapshot(queue(ready=700, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), before=100)
+    at = snapshot(queue(ready=640, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), before=100)
     found = only(at)
     assert (found.kind, found.level, found.queue) == ("add_workers", "warning", "email")
-    assert found.figures == {"slots": 10, "busy": 10, "more_slots": 4, "ready": 700, "rate_s": 10.0, "growth_s": 1.0, "backlog_s": 70.0}
-    assert "growing by 1 jobs/s" in found.why  # (700 - 100) / 600 s
+    assert found.figures == {"slots": 10, "busy": 10, "more_slots": 4, "ready": 640, "rate_s": 10.0, "growth_s": 1.0, "backlog_s": 64.0}
+    assert "growing by 1 jobs/s" in found.why  # (640 - 100) / 540 s
     assert "11 jobs/s come in; at the pace of now that takes about 14 slots" in found.why  # 11 / (10 per 10 slots) / 0.8 = 13.75
     assert found.action == "Start more workers: about 4 more slot(s)."
 
 
 def test_a_backlog_with_a_free_slot_or_that_shrinks_is_no_lack_of_workers() -> None:
     grows = {"recent": history(ended(18_000)), "before": 100}
-    assert kinds(snapshot(queue(ready=700, oldest_ms=90_000, busy=9), **grows)) == []
+    assert kinds(snapshot(queue(ready=640, oldest_ms=90_000, busy=9), **grows)) == []
     assert kinds(snapshot(queue(ready=500, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), before=1_000)) == []
     assert kinds(snapshot(queue(ready=109, oldest_ms=90_000, busy=10), **grows)) == []  # it sways
 
@@ -143,7 +144,7 @@ def test_a_backlog_that_stands_is_a_hint_and_a_long_one_a_warning() -> None:
 
 
 def test_slots_are_advised_where_handlers_wait() -> None:
-    at = snapshot(queue(ready=700, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), workers=(worker(cpu_percent=12.0),))
+    at = snapshot(queue(ready=640, oldest_ms=90_000, busy=10), recent=history(ended(18_000)), workers=(worker(cpu_percent=12.0),))
     assert "raise worker_concurrency (10 now)" in only(at).action
     between = msgspec.structs.replace(at, workers=(worker(cpu_percent=60.0),))
     assert "worker_concurrency" not in only(between).action
@@ -151,7 +152,7 @@ def test_slots_are_advised_where_handlers_wait() -> None:
 
 def test_processes_at_a_full_core() -> None:
     at = snapshot(
-        queue(ready=700, oldest_ms=90_000, busy=4), recent=history(ended(18_000)), workers=(worker(cpu_percent=97.0), worker("w2"))
+        queue(ready=640, oldest_ms=90_000, busy=4), recent=history(ended(18_000)), workers=(worker(cpu_percent=97.0), worker("w2"))
     )
     found = only(at)
     assert (found.kind, found.figures["processes"], found.figures["at_full_core"]) == ("add_processes", 2, 1)
@@ -272,7 +273,7 @@ def test_a_server_without_a_limit() -> None:
 
 
 def test_a_server_that_will_be_full_soon() -> None:
-    grows = queue(ready=700, oldest_ms=90_000, busy=5)  # by 1 job/s; slots are free
+    grows = queue(ready=640, oldest_ms=90_000, busy=5)  # by 1 job/s; slots are free
     jobs = (Sample("email", "send", 1_000),)  # 1,550 bytes each
     recent = history(ended(180_000))
     soon = Server(used_bytes=78_000_000, max_bytes=100_000_000)
@@ -281,7 +282,7 @@ def test_a_server_that_will_be_full_soon() -> None:
     assert found.figures == {"bytes_s": 1_550, "left_bytes": 22_000_000, "full_in_s": 14_194}
     later = Server(used_bytes=77_000_000, max_bytes=100_000_000)
     assert kinds(snapshot(grows, recent=recent, before=100, samples=jobs, servers=(later,))) == []
-    assert kinds(snapshot(grows, recent=recent, before=700, samples=jobs, servers=(soon,))) == []
+    assert kinds(snapshot(grows, recent=recent, before=640, samples=jobs, servers=(soon,))) == []
 
 
 def test_a_server_whose_core_is_busy() -> None:

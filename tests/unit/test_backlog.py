@@ -29,3 +29,8 @@ def test_rates_are_of_all_outcomes_over_the_time_that_the_history_covers() -> No
     tasks = [TaskFigures("a", "email", 30, 10, 4, 1, None, None), TaskFigures("b", "email", 45, 0, 0, 0, None, None)]
     assert rates(History(90_000, 60, points, [*tasks, TaskFigures("c", "bulk", 9, 0, 0, 0, None, None)])) == {"email": 1.0, "bulk": 0.1}
     assert rates(History(90_000, 60, [], [])) == {}
+
+
+def test_minutes_before_the_first_run_do_not_count() -> None:
+    points = [Point(60_000 * minute, 30 * (minute > 2), 0, 0, 0, None, None, None) for minute in range(5)]
+    assert rates(History(270_000, 60, points, [TaskFigures("a", "email", 45, 0, 0, 0, None, None)])) == {"email": 0.5}

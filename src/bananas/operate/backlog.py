@@ -38,11 +38,13 @@ def backlog_seconds(ready: int, rate_s: float, oldest_ms: int | None) -> float:
 
 
 def rates(recent: History) -> dict[str, float]:
-    """Runs that ended per second, by queue, over all of a history. Pure."""
+    """Runs that ended per second, by queue, since the first minute of a history in which any did: idle ones tell nothing. Pure."""
     ended: dict[str, int] = defaultdict(int)
     for task in recent.tasks:
         ended[task.queue] += task.success + task.retried + task.dead + task.other
-    covered_s = max(1.0, (recent.now_ms - recent.points[0].at_ms) / 1000) if recent.points else 1.0
+    began = [point.at_ms for point in recent.points if point.success + point.retried + point.dead + point.other]
+    since_ms = min(began, default=recent.points[0].at_ms if recent.points else recent.now_ms)
+    covered_s = max(1.0, (recent.now_ms - since_ms) / 1000)
     return {queue: count / covered_s for queue, count in ended.items()}
 
 

@@ -10,6 +10,7 @@ from bananas.app import Bananas
 from bananas.keys import QueueKeys
 from bananas.operate.advice import hands, servers, tasks
 from bananas.operate.advice.facts import Advice, Sample, Server, Snapshot
+from bananas.operate.backlog import RECENT_MINUTES
 from bananas.operate.history import History, history
 from bananas.operate.namespace import Namespace
 from bananas.operate.overview import QueueFigures, queues
@@ -44,7 +45,8 @@ async def look(app: Bananas) -> Snapshot:
     namespace = Namespace(app)
     places = await namespace.queues()
     before, began = await _infos(namespace, places), time.monotonic()
-    found, alive, recent = await asyncio.gather(queues(app), namespace.workers(), history(app, MINUTES))
+    found, alive = await asyncio.gather(queues(app), namespace.workers())
+    recent, lately = await asyncio.gather(history(app, MINUTES), history(app, RECENT_MINUTES))
     by_queue, samples = await asyncio.gather(_of_queues(app, found), _samples(namespace, places))
     await asyncio.sleep(max(0.0, began + WATCHED_S - time.monotonic()))
     after, passed_s = await _infos(namespace, places), time.monotonic() - began
@@ -56,6 +58,7 @@ async def look(app: Bananas) -> Snapshot:
         queues=tuple(found),
         workers=tuple(alive),
         recent=recent,
+        lately=lately,
         by_queue=by_queue,
         servers=tuple(_server(before.get(run_id, {}), info, passed_s) for run_id, info in after.items()),
         samples=tuple(samples),

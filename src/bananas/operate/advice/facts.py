@@ -69,7 +69,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """All that is looked at.
 
     Attributes:
-        recent: what happened lately in every queue. by_queue: the same of single queues, of those with most jobs ready.
+        recent: what happened in the last half hour in every queue. by_queue: the same of single queues, of those with most jobs ready.
+        lately: what happened in the last minutes, by which rates are reckoned.
         samples: some of the jobs that wait, of each queue.
         timeouts: seconds by task, where the code of the app is known.
         clustered: the server is a Cluster. compressed: payloads are compressed already.
@@ -79,6 +80,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     queues: tuple[QueueFigures, ...] = ()
     workers: tuple[WorkerInfo, ...] = ()
     recent: History
+    lately: History
     by_queue: dict[str, History] = {}
     servers: tuple[Server, ...] = ()
     samples: tuple[Sample, ...] = ()
@@ -98,7 +100,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     def rate_s(self, queue: str) -> float:
         """Runs of a queue that ended per second."""
-        return rates(self.recent).get(queue, 0.0)
+        return rates(self.lately).get(queue, 0.0)
 
     def growth_s(self, queue: QueueFigures) -> float:
         """Jobs per second by which what is ready grew in the last ten minutes; 0.0 where it did no more than sway, or nobody knows."""
@@ -108,7 +110,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         if history is None or first is None or first.depth is None:
             return 0.0
         before = first.depth.high + first.depth.normal + first.depth.low
-        grown, passed_s = queue.ready - before, (history.now_ms - first.at_ms) / 1000
+        grown, passed_s = (
+            queue.ready - before,
+            (history.now_ms - first.at_ms) / 1000 - history.step_s,
+        )  # it was looked at by the end of its step
         return grown / passed_s if grown >= GROWN_JOBS and queue.ready >= GROWN * before and passed_s >= STANDING_S else 0.0
 
     def backlog_s(self, queue: QueueFigures) -> float:
