@@ -92,6 +92,14 @@ def test_what_cannot_be_done_is_a_problem_at_once_or_as_an_event(process: ApiPro
         assert viewer.post(f"{V1}/jobs/act", json=bad, headers=STREAM).status_code == 403
 
 
+def test_what_is_done_to_a_whole_queue_is_in_the_trail(admin: httpx.Client) -> None:
+    filled(admin, 3)
+    for act in ("pause", "pause", "resume", "purge", "dead/replay"):
+        assert admin.post(f"{V1}/queues/q/{act}").status_code == 200
+    deeds = [(deed["who"], deed["action"], deed["query"], deed["done"]) for deed in admin.get(f"{V1}/trail").json()]
+    assert deeds == [("HTTP API, admin", act, "queue:q", done) for act, done in (("purge", 3), ("resume", 1), ("pause", 1))]
+
+
 def test_an_export_has_every_job_on_a_line(process: ApiProcess, admin: httpx.Client) -> None:
     filled(admin, 1_700)
     submitted(admin, "other", queue="q")

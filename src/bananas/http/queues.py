@@ -1,6 +1,6 @@
 """The routes of queues and of their dead letters."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from bananas import operate
 from bananas.audit import Reader
@@ -9,6 +9,9 @@ from bananas.http.routes import LONG_S, Asked, Route, Site
 from bananas.http.values import Changed, DeadPage, Number, PageQuery, job_view
 from bananas.keys import queues_key
 from bananas.operate import QueueFigures, redacted
+from bananas.operate.trail import note
+
+T = TypeVar("T", bool, int)
 
 
 async def is_used(site: Site, name: str) -> bool:
@@ -31,15 +34,15 @@ async def show_queue(asked: Asked) -> QueueFigures:
 
 
 async def pause_queue(asked: Asked) -> Changed:
-    return Changed(await asked.app.queue(asked.queue).pause())
+    return Changed(await _noted(asked, "pause", await asked.app.queue(asked.queue).pause()))
 
 
 async def resume_queue(asked: Asked) -> Changed:
-    return Changed(await asked.app.queue(asked.queue).resume())
+    return Changed(await _noted(asked, "resume", await asked.app.queue(asked.queue).resume()))
 
 
 async def purge_queue(asked: Asked) -> Number:
-    return Number(await asked.app.queue(asked.queue).purge())
+    return Number(await _noted(asked, "purge", await asked.app.queue(asked.queue).purge()))
 
 
 async def list_dead(asked: Asked) -> DeadPage:
@@ -55,7 +58,7 @@ async def replay_dead(asked: Asked) -> Changed:
 
 
 async def replay_all_dead(asked: Asked) -> Number:
-    return Number(await asked.app.queue(asked.queue).dead.replay_all())
+    return Number(await _noted(asked, "retry the dead", await asked.app.queue(asked.queue).dead.replay_all()))
 
 
 async def delete_dead(asked: Asked) -> Changed:
@@ -63,7 +66,14 @@ async def delete_dead(asked: Asked) -> Changed:
 
 
 async def purge_dead(asked: Asked) -> Number:
-    return Number(await asked.app.queue(asked.queue).dead.purge())
+    return Number(await _noted(asked, "delete the dead", await asked.app.queue(asked.queue).dead.purge()))
+
+
+async def _noted(asked: Asked, action: str, done: T) -> T:
+    """Written into the trail where it changed something."""
+    if done:
+        await note(asked.app, action, f"queue:{asked.queue}", int(done), int(done), asked.who)
+    return done
 
 
 _STATES = {"name": "email", "shards": 1, "ready": 12, "scheduled": 3, "running": 2, "dead": 1, "paused": False, "oldest_ms": 850}
