@@ -5,9 +5,9 @@ PICTURES=docs/dashboard pytest tests/http/dashboard/test_large.py   writes the p
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 expect = pytest.importorskip("playwright.sync_api", reason="THE DASHBOARD IS NOT TESTED: pip install playwright").expect
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+log = logging.getLogger(__name__)  # shown with --log-cli-level=info
 JOBS, MANY = 100_000, 1_000_000
 PATIENT_MS = 60_000
 
@@ -176,19 +177,18 @@ async def a_million(url: str) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_overview_of_a_million_jobs_is_painted_within_a_second(
-    looks: Callable[..., Look], tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_the_overview_of_a_million_jobs_is_painted_within_a_second(looks: Callable[..., Look], tmp_path: Path) -> None:
     with PrivateServer(tmp_path / "data", binary=find_server_binary("redis")) as server:
         place = Place(server.url, tmp_path)
         place.namespace = place.environment["BANANAS_NAMESPACE"] = "million"
         apart(a_million(server.url))
         look = looks(place.api().url)
-        began = time.monotonic()
         page = look.open().page
-        expect(look.verdict("Waiting")).to_contain_text("1,000,000")
-        whole_s, painted_ms = time.monotonic() - began, page.evaluate(PAINTED)
-        record_property("first paint, ms", round(painted_ms))
-        record_property("figures, s", round(whole_s, 2))
+        for visit in ("first", "second"):
+            expect(look.verdict("Waiting")).to_contain_text("1,000,000")
+            painted_ms, shown_ms = page.evaluate(PAINTED), page.evaluate("performance.now()")
+            log.info("%s visit: painted after %d ms, the figures of %d jobs after %d ms", visit, painted_ms, MANY, shown_ms)
+            page.reload()
+        look.context.close()
         place.end()
     assert painted_ms < 1_000
