@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from bananas import Bananas, Retry
+from bananas import Bananas, Retry, current_job
 
 app = Bananas()
 
@@ -39,6 +39,16 @@ async def resize_image(path: str, width: int) -> str:
     while not is_open():
         await asyncio.sleep(0.05)
     return f"{path}@{width}"
+
+
+@app.task(queue="media", timeout=600)
+async def import_customers(pages: int) -> None:
+    """Come to page 4, and wait until the gate is open."""
+    job = current_job()
+    job.log("page 3 has 2 rows without a name")
+    job.progress(4 / pages, f"page 4 of {pages}")
+    while not is_open():
+        await asyncio.sleep(0.05)
 
 
 @app.cron("30 2 * * *", timezone="Europe/Berlin", queue="billing")

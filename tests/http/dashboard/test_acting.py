@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.http.conftest import V1, ended, submitted
+from tests.http.dashboard.crowd import gate_of
 from tests.support import wait_until
 
 if TYPE_CHECKING:
@@ -159,6 +160,39 @@ def test_cron_entries_tell_their_schedule(ticking: ApiProcess, looks: Callable[.
     row = page.get_by_role("row").nth(1)
     expect(row).to_contain_text("every 0.1 s")
     expect(row).not_to_contain_text("no worker")
+
+
+def test_a_cron_entry_is_paused_run_and_resumed(ticking: ApiProcess, looks: Callable[..., Look]) -> None:
+    look = looks(ticking.url)
+    page = look.open("cron").page
+    row = page.get_by_role("row").nth(1)
+    row.get_by_role("button", name="Pause").click()
+    expect(row).to_contain_text("paused")
+    with ticking.client("admin") as client:
+        assert client.get(f"{V1}/cron").json()[0]["paused"] is True
+        before = client.get(f"{V1}/cron").json()[0]["last_id"]
+        row.get_by_role("button", name="Run").click()
+        look.answer("Run now")
+        wait_until(lambda: client.get(f"{V1}/cron").json()[0]["last_id"] not in ("", before), "the run that was asked for")
+    row.get_by_role("button", name="Resume").click()
+    expect(row).not_to_contain_text("paused")
+
+
+def test_a_running_job_shows_its_progress_its_log_and_its_stack(place: Place, looks: Callable[..., Look]) -> None:
+    gate = gate_of(place.environment, place.folder)
+    place.worker("tests.apps.shop:app", lease=1.0)
+    api = place.api("tests.apps.shop:app")
+    with api.client("admin") as client:
+        job_id = submitted(client, "import_customers", 10)
+    page = looks(api.url).open(f"jobs/{job_id}").page
+    expect(page.get_by_role("region", name="Progress")).to_contain_text("40 %")
+    expect(page.get_by_role("region", name="Progress")).to_contain_text("page 4 of 10")
+    expect(page.get_by_role("region", name="Log")).to_contain_text("page 3 has 2 rows without a name")
+    page.get_by_role("button", name="Read it now").click()
+    expect(page.get_by_role("region", name="Stack")).to_contain_text("in import_customers")
+    with open(gate, "w"):
+        pass
+    expect(page.locator(".id .state")).to_have_text("success")
 
 
 # --- roles --------------------------------------------------------------------------------------------------------------

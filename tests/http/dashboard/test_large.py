@@ -66,9 +66,16 @@ PICTURED = {
 }
 
 
+ELSEWHERE = """([here, there]) => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(here, there);
+}"""
+
+
 def save(page: Page, name: str, folder: Path) -> None:
-    """Take a picture, with few colours: it is small then."""
+    """Take a picture, with few colours: it is small then. Where this tree lies is no matter of the docs."""
     path = folder / f"{name}.png"
+    page.evaluate(ELSEWHERE, [str(ROOT), "/srv/shop"])
     page.screenshot(path=path, animations="disabled")
     from PIL import Image
 
@@ -188,7 +195,8 @@ def test_the_overview_of_a_million_jobs_is_painted_within_a_second(looks: Callab
             expect(look.verdict("Waiting")).to_contain_text("1,000,000")
             painted_ms, shown_ms = page.evaluate(PAINTED), page.evaluate("performance.now()")
             log.info("%s visit: painted after %d ms, the figures of %d jobs after %d ms", visit, painted_ms, MANY, shown_ms)
-            page.reload()
+            if visit == "first":
+                page.reload()
         look.context.close()
         place.end()
     assert painted_ms < 1_000
