@@ -114,6 +114,16 @@ def test_a_group_of_errors_is_retried_and_no_other(look: Look, admin: httpx.Clie
     expect(look.row("hopeless")).to_have_count(0)
 
 
+def test_a_group_that_waits_for_its_next_attempt_is_made_due(look: Look, admin: httpx.Client) -> None:
+    later = {"base": 600, "factor": 1, "cap": 600, "jitter": False}
+    ids = [submitted(admin, "fails", 1, max_retries=3, retry=later, headers={"group": "later"}) for _ in range(2)]
+    wait_until(lambda: found(admin, "state:retrying header.group:later") == 2, "their first failures")
+    page = look.open("errors?q=header.group%3Alater").page
+    page.get_by_role("button", name="Retry 2 now").click()
+    look.answer("Retry now")
+    assert [ended(admin, job_id)["state"] for job_id in ids] == ["success", "success"]
+
+
 def test_dead_letters_are_retried_and_deleted(look: Look, admin: httpx.Client) -> None:
     admin.delete(f"{V1}/queues/default/dead")
     first, second = dead(admin, 2)

@@ -14,6 +14,8 @@ import { SearchBox } from "../searchbox.js";
 export const groupQuery = (group, states = "dead,retrying") =>
   `state:${states} error_type:${quotedText(group.type)} frame:${quotedText(group.frame)}`;
 
+const RETRY_NOW = { type: "Reschedule", verb: "Retry now", text: "They wait for their next attempt: it becomes due at once.", made: () => ({ delay: 0 }) };
+const named = (type) => ACTIONS.find((action) => action.type === type);
 const LONGEST = 2000; // characters: what the API takes as a query
 
 export function ErrorsPage({ params, me }) {
@@ -34,15 +36,15 @@ export function ErrorsPage({ params, me }) {
 
 function Group({ group, within, me, reload }) {
   const narrowed = (states) => `${groupQuery(group, states)} ${within}`.trim();
-  const act = async (type) => {
+  const act = async (states, action) => {
     try {
-      await actOn(narrowed("dead"), ACTIONS.find((action) => action.type === type));
+      await actOn(narrowed(states), action);
     } catch (problem) {
       toast(problem.detail || String(problem), { level: "bad" });
     }
     reload();
   };
-  const usable = group.dead > 0 && narrowed("dead").length <= LONGEST && me.can("POST /jobs/act");
+  const usable = narrowed().length <= LONGEST && me.can("POST /jobs/act");
   return html`<section class="card group" aria-label=${group.type}>
     <div class="group-head">
       <a data-row class="error-type grow" href=${search(narrowed())}>${group.type}</a>
@@ -54,8 +56,9 @@ function Group({ group, within, me, reload }) {
       <span class="dim">first <${Ago} ms=${group.first_ms} /> · last <${Ago} ms=${group.last_ms} /> · ${group.tasks.slice(0, 5).join(", ")}</span>
       <span class="samples">${group.samples.slice(0, 3).map((id) => html`<a key=${id} class="mono dim" href=${jobLink(id)} title=${id}>${shortId(id)}</a>`)}</span>
       <span class="head-tools">
-        ${usable && html`<${Button} onClick=${() => act("Retry")}>Retry all ${plural(group.dead, "dead job")}<//>`}
-        ${usable && me.can("DELETE /jobs/{id}") && html`<${Button} kind="quiet danger" onClick=${() => act("Delete")}>Delete them<//>`}
+        ${usable && group.retrying > 0 && html`<${Button} onClick=${() => act("retrying", RETRY_NOW)}>Retry ${number(group.retrying)} now<//>`}
+        ${usable && group.dead > 0 && html`<${Button} onClick=${() => act("dead", named("Retry"))}>Retry all ${plural(group.dead, "dead job")}<//>`}
+        ${usable && group.dead > 0 && me.can("DELETE /jobs/{id}") && html`<${Button} kind="quiet danger" onClick=${() => act("dead", named("Delete"))}>Delete them<//>`}
       </span>
     </div>
   </section>`;

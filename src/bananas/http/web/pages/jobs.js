@@ -11,7 +11,7 @@ import { SearchBox } from "../searchbox.js";
 
 const PAGE = 50;
 const STATES = ["running", "ready", "scheduled", "retrying", "dead"];
-const COLUMNS = [["State"], ["Task"], ["Arguments", "fill"], ["Queue", "wide"], ["Priority", "wide"], ["Tries", "num wide"], ["When", "num"], ["Id", "wide"]];
+const COLUMNS = [["State"], ["Task"], ["Details", "fill"], ["Queue", "wide"], ["Priority", "wide"], ["Tries", "num wide"], ["When", "num"], ["Id", "wide"]];
 
 function useKnown(jobs) {
   const { data: queues } = usePoll("/queues", 30_000);
