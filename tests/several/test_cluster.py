@@ -73,6 +73,25 @@ def _members(app: Bananas):  # type: ignore[no-untyped-def]
     return broker.plain(lambda reply: {name.decode() for name in reply}, "SMEMBERS", queues_key(app.settings.namespace))
 
 
+async def test_jobs_tell_progress_and_log_on_every_server(cluster: Cluster, app: Bananas) -> None:
+    tasks = []
+    for queue in queues_on(cluster, app.settings.namespace):
+
+        @app.task(name=f"tells-{queue}", queue=queue)
+        async def tells(x: int) -> None:
+            current_job().log(f"line {x}")
+            current_job().progress(x / 10)
+
+        tasks.append(tells)
+    async with worker_for(app) as worker:
+        jobs = [await task.submit(number) for number, task in enumerate(tasks)]
+        await worker.run_until_idle(20)
+    infos = [await job.info() for job in jobs]
+    assert [(info.state, info.progress, [line.text for line in info.log]) for info in infos] == [
+        ("success", number / 10, [f"line {number}"]) for number in range(3)
+    ]
+
+
 async def test_acts_on_jobs_and_queues_reach_their_server(cluster: Cluster, app: Bananas) -> None:
     for name in queues_on(cluster, app.settings.namespace):
         options: SubmitOptions = {"queue": name, "delay": 60}

@@ -11,7 +11,9 @@ import pytest
 from tests.support import eventually
 
 from bananas import Bananas, ConfigError, Retry, TaskError, broker, current_job
+from bananas.address import parse_url
 from bananas.audit import audit
+from bananas.connection import SyncConnection
 from bananas.notes import KEPT_MS, MOST_LINES
 from bananas.operate import Move, act, select
 from bananas.testing import inline, worker_for
@@ -224,6 +226,35 @@ async def test_who_lost_the_lease_writes_nothing_more(app: Bananas) -> None:
             await eventually(lambda: gate.is_set())
         assert [line.text for line in (await job.info()).log] == ["mine", "the other's"]
         assert info.progress is None
+
+
+async def test_what_is_sent_again_after_a_lost_connection_is_written_once_and_in_order(server: PrivateServer, app: Bananas) -> None:
+    gate = asyncio.Event()
+
+    @app.task
+    async def works() -> int:
+        number = 0
+        while not gate.is_set():
+            current_job().log(f"{number}")
+            number += 1
+            await asyncio.sleep(0.02)  # so that some are told at every moment
+        return number
+
+    async with worker_for(app) as worker:
+        job = await works.submit()
+        for seen in (1, 10, 60):
+
+            async def told(at_least: int = seen) -> bool:
+                return len((await job.info()).log) >= at_least
+
+            await eventually(told, f"{seen} lines")
+            connection = SyncConnection(parse_url(server.url))
+            connection.execute([("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")], 5)
+            connection.close()
+        gate.set()
+        count = await job.result(timeout=10)
+        await worker.run_until_idle()
+    assert [line.text for line in (await job.info()).log] == [f"{number}" for number in range(count)][-MOST_LINES:]
 
 
 async def test_what_an_encrypted_job_tells_is_encrypted(server: PrivateServer, app: Bananas) -> None:
