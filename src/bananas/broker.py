@@ -252,13 +252,20 @@ def release(keys: QueueKeys, boot: str, turn: int, jobs: Sequence[tuple[bytes, b
     return Request(_flags, script("release"), (*keys.fixed, keys.seen(boot, "release")), args)
 
 
-def tally(
-    keys: QueueKeys, boot: str, number: int, minute: int, kept_ms: int, names: Mapping[str, str], grown: Mapping[str, int]
-) -> Request[bool]:
-    """Add what was counted to the figures of the queue: see `bananas.tally` for the fields."""
-    pairs = [part for table in (names, grown) for pair in table.items() for part in pair]
-    named = (*keys.fixed, keys.seen(boot, "tally"), keys.stats(), keys.stats(minute))
-    return Request(bool, script("tally"), named, (number, kept_ms, len(names), *pairs))
+class Tallied(NamedTuple):
+    """What was counted of a queue: see `bananas.tally` for the fields; and some of the jobs that ended, (ms, packed)."""
+
+    minute: int
+    names: Mapping[str, str]
+    grown: Mapping[str, int]
+    ended: Sequence[tuple[int, bytes]] = ()
+
+
+def tally(keys: QueueKeys, boot: str, number: int, kept_ms: int, counted: Tallied) -> Request[bool]:
+    """Add what was counted to the figures of the queue, which keeps those of a minute for so long."""
+    parts = [part for pairs in (counted.names.items(), counted.ended, counted.grown.items()) for pair in pairs for part in pair]
+    named = (*keys.fixed, keys.seen(boot, "tally"), keys.stats(), keys.stats(counted.minute), keys.recent)
+    return Request(bool, script("tally"), named, (number, kept_ms, len(counted.names), len(counted.ended), *parts))
 
 
 # --- leases -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ A queue (or one shard of it) lives under one hash tag, so that each transition i
     {ns:queue}:moved:<id>          STRING, TTL   the public id of a job that was moved to another queue
     {ns:queue}:came:<id>           STRING, TTL   a job that was moved here: it is taken in once
     {ns:queue}:stats:total         HASH   what its workers counted, by task (tally.py); bounded by the tasks that they declare
+    {ns:queue}:recent     ZSET, TTL   some of the jobs that ended, packed, by ms of their ends; at most 200
     {ns:queue}:stats:<minute>      HASH, TTL   the same of one minute since 1970, and how deep the queue was
     {ns}:workers          HASH   boot -> expiry ms + packed registry record
     {ns}:queues           SET    queue names (with `.shard` where sharded)
@@ -141,6 +142,11 @@ class QueueKeys:
     def came(self, job_id: str) -> str:
         """The key that remembers a job that was moved here."""
         return f"{self.base}came:{job_id}"
+
+    @property
+    def recent(self) -> str:
+        """The key of the sample of jobs that ended."""
+        return f"{self.base}recent"
 
     def stats(self, minute: int | None = None) -> str:
         """The key of what was counted in a minute since 1970, or in all."""

@@ -45,6 +45,8 @@ def test_history_and_metrics_tell_what_ran(admin: httpx.Client) -> None:
     history = admin.get(f"{V1}/history", params={"minutes": 5, "queue": "default"}).json()
     assert (len(history["points"]), history["step_s"]) == (5, 60)
     assert sum(point["success"] for point in history["points"]) >= 3
+    recent = admin.get(f"{V1}/recent", params={"limit": 200, "queue": "default"}).json()
+    assert {"task": "double", "outcome": "success", "queue": "default"}.items() <= recent[0].items()
     answer = admin.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert value(answer.text, "bananas_jobs_total", queue="default", task="double", outcome="success") >= 3

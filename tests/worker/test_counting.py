@@ -10,6 +10,7 @@ import pytest
 from tests.support import eventually
 
 from bananas import Bananas, Dead, Discard, Retry, broker, operate
+from bananas.broker import Tallied
 from bananas.codec import unpack
 from bananas.errors import BrokerError
 from bananas.keys import task_tag
@@ -177,7 +178,7 @@ def test_waits_are_counted_by_bucket_whatever_their_order(app: Bananas) -> None:
 
 async def test_what_is_sent_again_is_counted_once(app: Bananas) -> None:
     keys, tag = app.producer.keys("default"), task_tag("fine")
-    request = broker.tally(keys, "boot", 1, 28_000_000, 60_000, {tag: "fine"}, {f"{tag}:0": 4})
+    request = broker.tally(keys, "boot", 1, 60_000, Tallied(28_000_000, {tag: "fine"}, {f"{tag}:0": 4}))
     assert await app.client.ask(keys, request, "counting") is True
     assert await app.client.ask(keys, request, "counting") is True
     assert (await operate.totals(app))["default"]["fine"].outcomes[SUCCESS] == 4
@@ -218,5 +219,5 @@ def test_a_part_of_a_turn_that_is_not_vital_may_be_refused() -> None:
 def test_nothing_is_due_where_nothing_was_counted(app: Bananas) -> None:
     counting = Counting(app.producer.keys("default"), "boot", {}, 1000)
     assert counting.due_in_s(time.monotonic()) == float("inf")
-    counting.left("0" * 8, OTHER)
+    counting.left(b"f" * 32 + b"0" * 8 + b"1f4", OTHER)
     assert counting.due_in_s(time.monotonic()) == 0

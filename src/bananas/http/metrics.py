@@ -12,7 +12,7 @@ from bananas.exposition import CONTENT_TYPE, Gauge, exposition
 from bananas.http.access import Role
 from bananas.http.problems import Refused
 from bananas.http.routes import Asked, Route
-from bananas.http.values import HistoryQuery
+from bananas.http.values import HistoryQuery, RecentQuery
 from bananas.inspector import WorkerInfo, workers
 from bananas.session import server_info
 
@@ -22,6 +22,11 @@ _STATES = ("ready", "scheduled", "running", "dead")
 async def show_history(asked: Asked) -> operate.History:
     query = asked.query
     return await operate.history(asked.app, query.minutes, None if query.queue is UNSET else query.queue)
+
+
+async def list_recent(asked: Asked) -> list[operate.Finished]:
+    query = asked.query
+    return await operate.recent(asked.app, None if query.queue is UNSET else query.queue, query.limit)
 
 
 async def expose_metrics(asked: Asked) -> Response:
@@ -94,6 +99,14 @@ _ENDED = {"success": 10, "retried": 1, "dead": 0, "other": 0, "wait": _TIMES, "r
 _DEPTH = {"high": 0, "normal": 12, "low": 0, "scheduled": 3, "dead": 1}
 _POINT = {"at_ms": 1719830400000, **_ENDED, "depth": _DEPTH}
 _HISTORY = {"now_ms": 1719830430000, "step_s": 60, "points": [_POINT], "tasks": [{"task": "send_email", "queue": "email", **_ENDED}]}
+_FINISHED = {
+    "id": "email.0190a3b1c2d37e8f9a0b1c2d3e4f50611a2b3c4d1f4",
+    "task": "send_email",
+    "queue": "email",
+    "outcome": "success",
+    "finished_ms": 1719830400000,
+    "run_ms": 12.5,
+}
 _LOOK: dict[str, Any] = {"method": "GET", "role": Role.viewer, "tag": "overview"}
 _ABOUT = (
     "Counted by the workers and sent with what they send anyway, once a second at most. Up to 180 steps of 1, 5, 15 or 30 minutes. "
@@ -110,6 +123,16 @@ ROUTES = [
         reply=operate.History,
         answer=_HISTORY,
         patience_s=60.0,
+        **_LOOK,
+    ),
+    Route(
+        path="/recent",
+        handler=list_recent,
+        summary="Some of the jobs that ended lately",
+        text="Each worker process tells the first 20 of each second and queue; each queue keeps the last 200.",
+        query=RecentQuery,
+        reply=list[operate.Finished],
+        answer=[_FINISHED],
         **_LOOK,
     ),
     Route(

@@ -10,6 +10,7 @@ from bananas.config import LONGEST_S, Durability
 from bananas.job import JobInfo, State
 from bananas.operate import Action, Reason, ServerFigures
 from bananas.operate.history import LONGEST_MINUTES
+from bananas.operate.recent import MOST
 from bananas.operate.search import SCAN_LIMIT
 from bananas.task import MOST_TAGS, TAG_CHARS
 
@@ -99,6 +100,13 @@ class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     job: Annotated[tuple[JobId, ...], Meta(max_length=MOST_IDS)] = ()
     queue: Annotated[tuple[QueueName, ...], Meta(max_length=MOST_IDS)] = ()
+
+
+class RecentQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many, the newest first, of every queue or of one."""
+
+    limit: Annotated[int, Meta(ge=1, le=MOST)] = 50
+    queue: QueueName | UnsetType = UNSET
 
 
 class HistoryQuery(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from bananas.operate.history import Depth, History, Point, TaskFigures, Times, h
 from bananas.operate.namespace import redacted
 from bananas.operate.overview import PriorityFigures, QueueFigures, queues
 from bananas.operate.query import Query, QueryError, parse
+from bananas.operate.recent import Finished, recent
 from bananas.operate.search import Page, search
 from bananas.operate.servers import ServerFigures, servers
 from bananas.operate.trail import Deed, trail
@@ -31,6 +32,7 @@ __all__ = [
     "ErrorGroup",
     "ErrorGroups",
     "Explanation",
+    "Finished",
     "History",
     "Move",
     "Outcome",
@@ -60,6 +62,7 @@ __all__ = [
     "parse",
     "pause_cron",
     "queues",
+    "recent",
     "redacted",
     "resume_cron",
     "run_cron",

@@ -11,12 +11,13 @@ from time import monotonic
 import structlog
 
 from bananas import broker
-from bananas.broker import Request
+from bananas.broker import Request, Tallied
+from bananas.codec import pack
 from bananas.errors import BrokerError
-from bananas.keys import QueueKeys
+from bananas.keys import ID_LENGTH, QueueKeys
 from bananas.tally import BOUNDS_MS, MINUTE_MS, SUCCESS, Counts, Spread, fields_of
 
-SEND_EVERY_S = 1.0
+SEND_EVERY_S, SAMPLED = 1.0, 20
 UNDECLARED = "00000000"  # the tag under which jobs are counted whose task this worker does not declare: their names are without bound
 UNDECLARED_NAME = "(undeclared)"
 SHORTEST_MS = BOUNDS_MS[0]
@@ -32,6 +33,7 @@ class Counting:
 
     Attributes:
         names: the tasks that are counted each by itself, by their tags.
+        room: how many more of the jobs that end are told by themselves this time.
         told: called with what goes to the server, as fields of a hash: for who keeps figures of this process.
     """
 
@@ -43,6 +45,8 @@ class Counting:
         self._number = 0
         self._sent_at = self._ahead_ms = 0.0
         self._refused = False
+        self._ended: list[tuple[int, bytes]] = []
+        self.room = SAMPLED if self.on else 0
         self.told: Callable[[dict[str, str]], None] | None = None
 
     # --- counting ---
@@ -61,10 +65,20 @@ class Counting:
         outcomes[outcome] += 1
         outcomes[SUCCESS] -= 1  # each run that was counted is added when they are sent
 
-    def left(self, tag: str, outcome: int) -> None:
+    def left(self, member: bytes, outcome: int) -> None:
         """A job went without a run."""
         if self.on:
+            tag = member[32:40].decode()
             (self._counts.get(tag) or self._new(tag)).outcomes[outcome] += 1
+            self.sample(member, outcome, None)
+
+    def sample(self, member: bytes, outcome: int, started: float | None) -> None:
+        """A job has ended for good; it began then, or was not run. Some are told by themselves, the first of each time."""
+        if self.room:
+            self.room -= 1
+            now = monotonic()
+            at_ms, run_ms = round(now * 1000 + self._ahead_ms), None if started is None else round((now - started) * 1000, 3)
+            self._ended.append((at_ms, pack((member[:ID_LENGTH].decode(), outcome, at_ms, run_ms))))
 
     def claimed(self, now_ms: int, ids: Sequence[bytes], scores: Sequence[bytes]) -> None:
         """These jobs have waited until now, the server's time."""
@@ -108,7 +122,8 @@ class Counting:
             if self.told is not None:
                 self.told(names | {field: str(by) for field, by in grown.items()})
             minute = int(now * 1000 + self._ahead_ms) // MINUTE_MS
-            self._under_way = broker.tally(self._keys, self._boot, self._number, minute, self._kept_ms, names, grown)
+            ended, self._ended, self.room = self._ended, [], SAMPLED
+            self._under_way = broker.tally(self._keys, self._boot, self._number, self._kept_ms, Tallied(minute, names, grown, ended))
         return self._under_way
 
     def answered(self, reply: bool | BrokerError) -> None:

@@ -29,7 +29,7 @@ from bananas.lifecycle import Event, EventKind, event_of
 from bananas.middleware import Hook, Hooks
 from bananas.retry import Decision, Retry, decide
 from bananas.seals import UNSEALED, Choice, Seals
-from bananas.tally import DEAD, OTHER, RETRIED
+from bananas.tally import DEAD, OTHER, RETRIED, SUCCESS
 from bananas.worker.isolated import Answer
 from bananas.worker.run import Claimed, Run, Runnable, job_of
 from bananas.worker.settler import burial, comeback, ending, handback, success
@@ -71,8 +71,11 @@ class Outcomes:
             value = value.value
         if error is None:
             if runnable.plain and envelope.ttl_success_ms is None:
-                if claimed.served.counting.on:
-                    claimed.served.counting.ran(runnable.tag, run.started)
+                counting = claimed.served.counting
+                if counting.on:
+                    counting.ran(runnable.tag, run.started)
+                if counting.room:
+                    counting.sample(claimed.member, SUCCESS, run.started)
                 claimed.served.settler.add(success(Ending(claimed.member), claimed.slot))
                 return
             try:
@@ -92,6 +95,8 @@ class Outcomes:
         counting = run.claimed.served.counting
         if counting.on:
             counting.failed(run.runnable.tag, outcome, run.started)
+            if outcome != RETRIED:
+                counting.sample(run.claimed.member, outcome, run.started)
 
     def _pack_value(self, run: Run, value: Any) -> bytes | None:
         """The packed value, or None when no result is kept."""
@@ -107,6 +112,7 @@ class Outcomes:
         claimed, hooks = run.claimed, run.runnable.hooks
         if claimed.served.counting.on:
             claimed.served.counting.ran(run.runnable.tag, run.started)
+            claimed.served.counting.sample(claimed.member, SUCCESS, run.started)
         if isinstance(value, Raw) and hooks.on_success:
             value = _unpacked(value, run.runnable)
         accepted = self._hook_call(hooks.on_success, (run.job, value), self._event("succeeded", run)) if hooks else None
@@ -182,7 +188,7 @@ class Outcomes:
         kind: Any = result.state
         event = self._event(kind, run or claimed, runnable, error_message=result.error_message)
         if run is None:
-            claimed.served.counting.left(claimed.job_id[32:40], OTHER)
+            claimed.served.counting.left(claimed.member, OTHER)
             packed = pack_result(result)
         else:
             self._count(run, OTHER)
@@ -238,7 +244,7 @@ class Outcomes:
     def bury_unrun(self, claimed: Claimed, kind: str, why: str, runnable: Runnable | None = None) -> None:
         """The job goes to the dead letter queue and was not run; `kind`, one of DEATHS, is recorded as the type of its error."""
         tries, job, now_ms = claimed.tries, job_of(claimed, self.state), claimed.grant.now_ms
-        claimed.served.counting.left(claimed.job_id[32:40], DEAD)
+        claimed.served.counting.left(claimed.member, DEAD)
         record = ErrorRecord(now_ms, tries.attempts, kind, why, "", self.worker)
         log.error("job is dead", job=job.id, task=job.task, error=kind, reason=why)
         result = Result("dead", error_type=kind, error_message=why, attempts=tries.attempts, finished_ms=now_ms, worker=self.worker)

@@ -108,6 +108,17 @@ def test_the_overview_answers_four_questions_and_keeps_itself_current(look: Look
 # --- queues -----------------------------------------------------------------------------------------------------------
 
 
+def test_what_ended_lately_leads_to_its_job(look: Look, admin: httpx.Client) -> None:
+    job_id = submitted(admin, "double", 21, result_ttl=60)
+    ended(admin, job_id)
+    page = look.open().page
+    table = page.get_by_role("region", name="Recently finished")
+    row = table.get_by_role("row").filter(has_text=job_id[-19:-11])
+    expect(row).to_contain_text("success")
+    row.get_by_role("link", name="double").click()
+    expect(page.get_by_text(job_id)).to_be_visible()
+
+
 def test_a_queue_is_paused_resumed_and_purged(look: Look, admin: httpx.Client) -> None:
     for _ in range(3):
         submitted(admin, "double", 1, queue="acted")

@@ -5,6 +5,7 @@ import { bytes, number, plural, span } from "../format.js";
 import { History, Tasks, useHistory } from "../history.js";
 import { usePoll, useQueues } from "../live.js";
 import { Ago, Empty, Head, Loading, Meter, ProblemBox, Section } from "../parts.js";
+import { Recent } from "../recent.js";
 import { link, search } from "../router.js";
 import { groupQuery } from "./errors.js";
 import { QueueTable } from "./queues.js";
@@ -39,7 +40,7 @@ export function OverviewPage({ me }) {
       <${TopErrors} errors=${errors} />
     </div>
     <${Tasks} history=${history} />
-    <p class="dim note">Finished jobs are in no queue. Their results are kept for a while, and found by the job's id.</p>`;
+    <${Recent} me=${me} />`;
 }
 
 /** The groups among the newest dead jobs and those that are retried; each looked at apart, so that many of one do not hide the other. */
