@@ -174,8 +174,8 @@ def test_what_a_job_has_stored_is_text(place: Place, looks: Callable[..., Look])
 class Own:
     """A server of this test alone, with a job in it and an API before it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.server = PrivateServer(binary=find_server_binary("redis"))
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.server = PrivateServer(binary=find_server_binary(kind))
         self.server.__enter__()
         environment = {
             "REDIS_URL": self.server.url,
@@ -200,8 +200,8 @@ class Own:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Own]:
-    made = Own(tmp_path)
+def own(tmp_path: Path, server_kind: str) -> Iterator[Own]:
+    made = Own(tmp_path, server_kind)
     yield made
     made.end()
 
@@ -217,6 +217,7 @@ def test_a_server_that_is_full_is_looked_at_all_the_same(own: Own, looks: Callab
     look = looks(own.api.url).open()
     own.tell("CONFIG", "SET", "maxmemory", 1)
     look_around(look, own)
+    expect(look.page.locator(".why li[data-kind=server_full]")).to_contain_text("The server is full (")
     settle(look, "overview")
     expect(look.verdict("Server")).to_contain_text("It is full")
 
