@@ -37,6 +37,7 @@ from bananas.values import (
     SOME_SHARDS,
     SOME_TASKS,
     TOKENS,
+    TRACE_PAGE,
     URL,
     Kind,
     Secret,
@@ -172,6 +173,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_max_body_bytes: Annotated[int, SIZE, "The largest request body."] = 8 * 2**20
     api_rate: Annotated[float, RATE, "Requests per second of one client, in bursts of twice as many, 0 = no limit."] = 500.0
     api_timeout: Annotated[float, duration(0.1, 3600, "30s"), "How long a request may take, besides what it asks to wait."] = 30.0
+    api_trace_page: Annotated[str | None, TRACE_PAGE, "Where the dashboard's link to the trace of a job leads. Unset: there is none."] = (
+        None
+    )
     api_max_streams: Annotated[int, whole(0, 10_000, 100), "Event streams that are open at once."] = 100
 
     @property

@@ -324,6 +324,11 @@ SOME_NAMES = Kind("comma-separated names, each alone or as task:name, or none", 
 SOME_QUEUES = Kind("comma-separated queues, each once, with a weight from 1 to 1000 or none", "email:3,default:1", _routing_keys)
 SOME_SHARDS = Kind(f"comma-separated queues with their shards, 1 to {MOST_SHARDS}", "email:8,default:4", _shards)
 SOME_TASKS = Kind("comma-separated task names", "send_email,shop.resize", _items(check_task_name))
+TRACE_PAGE = Kind(
+    "an http(s) address with {trace_id} where the id of a trace goes",
+    "https://jaeger.example.org/trace/{trace_id}",
+    lambda v: _matched(rf"(?i:{_ORIGIN})/[^\s{{}}]*\{{trace_id\}}[^\s{{}}]*", v)[0],
+)
 TOKENS = Kind(
     "comma-separated role:token pairs, the roles viewer, operator and admin", "admin:make-your-own-token", _tokens, str, lambda _: "***"
 )

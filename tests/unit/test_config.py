@@ -112,6 +112,10 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "BANANAS_API_RATE": ("0.5", {"api_rate": 0.5}),
     "BANANAS_API_TIMEOUT": ("1m", {"api_timeout": 60.0}),
     "BANANAS_API_MAX_STREAMS": ("0", {"api_max_streams": 0}),
+    "BANANAS_API_TRACE_PAGE": (
+        "https://t.example:443/trace/{trace_id}?a=1",
+        {"api_trace_page": "https://t.example:443/trace/{trace_id}?a=1"},
+    ),
     "BANANAS_RESULT_TTL_SUCCESS": ("5", {"result_ttl_success": 5.0}),
     "BANANAS_RESULT_TTL_FAILURE": ("6", {"result_ttl_failure": 6.0}),
 }

@@ -73,6 +73,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "api_max_body_bytes": {"api_max_body_bytes": 7},
     "api_rate": {"api_rate": 7},
     "api_timeout": {"api_timeout": 7},
+    "api_trace_page": {"api_trace_page": "https://t.example/{trace_id}"},
     "api_max_streams": {"api_max_streams": 7},
 }
 

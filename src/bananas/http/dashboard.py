@@ -91,12 +91,16 @@ def _response(request: Request, file: File, caching: str) -> Response:
 
 
 class Me(Struct, frozen=True):
-    """Who asks: the role ("": none, then the rest is empty too), where, and the routes that this role may use, as `METHOD /path`."""
+    """Who asks: the role ("": none, then the rest is empty too), where, and the routes that this role may use, as `METHOD /path`.
+
+    `trace_page` is the address of a trace with {trace_id} in it, or "".
+    """
 
     role: str
     namespace: str
     version: str
     may: list[str]
+    trace_page: str = ""
 
 
 async def show_me(asked: Asked) -> Me:
@@ -106,7 +110,8 @@ async def show_me(asked: Asked) -> Me:
     if role is None:
         return Me("", "", "", [])
     may = [f"{route.method} {route.path}" for route in asked.site.routes if route.role is None or role >= route.role]
-    return Me(Role(role).name, asked.app.settings.namespace, __version__, may)
+    settings = asked.app.settings
+    return Me(Role(role).name, settings.namespace, __version__, may, settings.api_trace_page or "")
 
 
 ROUTES = [
@@ -119,6 +124,6 @@ ROUTES = [
         text='Without a valid token the role is "".',
         tag="overview",
         reply=Me,
-        answer={"role": "viewer", "namespace": "shop", "version": "1.0.0", "may": ["GET /jobs"]},
+        answer={"role": "viewer", "namespace": "shop", "version": "1.0.0", "may": ["GET /jobs"], "trace_page": ""},
     ),
 ]

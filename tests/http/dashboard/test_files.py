@@ -87,7 +87,7 @@ async def test_other_files_are_not_there(name: str) -> None:
 
 async def test_who_asks_is_told_nothing_without_a_role() -> None:
     async with client() as http:
-        assert (await http.get("/api/v1/me")).json() == {"role": "", "namespace": "", "version": "", "may": []}
+        assert (await http.get("/api/v1/me")).json() == {"role": "", "namespace": "", "version": "", "may": [], "trace_page": ""}
 
 
 async def test_a_role_is_told_what_it_may_do() -> None:

@@ -312,6 +312,15 @@ def test_priority_is_changed_and_the_job_moved(look: Look, admin: httpx.Client) 
     expect(page.locator(".id .state")).to_have_text("scheduled")
 
 
+def test_the_trace_of_a_job_is_a_link_where_the_app_says_where_traces_are(shared: Place, looks: Callable[..., Look]) -> None:
+    api: ApiProcess = shared.api("tests.apps.basic:app", BANANAS_API_TRACE_PAGE="https://traces.example.org/t/{trace_id}?x=1")
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with api.client("admin") as client:
+        job_id = submitted(client, "double", 1, queue="held", headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
+    look = looks(api.url).open(f"jobs/{job_id}")
+    expect(look.page.get_by_role("link", name=trace_id)).to_have_attribute("href", f"https://traces.example.org/t/{trace_id}?x=1")
+
+
 def test_a_job_that_is_not_there_is_told_so(look: Look) -> None:
     look.statuses.add(404)
     page = look.open("jobs/default." + "0" * 43).page

@@ -32,7 +32,7 @@ export function JobPage({ id, me }) {
     <${Progress} job=${job} />
     <div class="two">
       <div>
-        <${Facts} job=${job} />
+        <${Facts} job=${job} me=${me} />
         <${Timeline} job=${job} run=${run} />
       </div>
       <div>
@@ -59,7 +59,12 @@ function Progress({ job }) {
     <${Meter} value=${job.progress} most=${1} label="Progress" /><span class="figure">${Math.round(job.progress * 100)} %</span><span>${job.progress_text}</span></section>`;
 }
 
-function Facts({ job }) {
+function Trace({ id, page }) {
+  if (!page) return html`<span class="mono">${id}</span>`;
+  return html`<a class="mono" href=${page.replace("{trace_id}", encodeURIComponent(id))} target="_blank" rel="noreferrer">${id}</a>`;
+}
+
+function Facts({ job, me }) {
   const trace = (job.headers?.traceparent ?? "").split("-")[1];
   const row = (name, value) => (value === null || value === undefined || value === "" ? null : html`<${Fact} name=${name}>${value}<//>`);
   return html`<${Section} title="Facts"><dl class="facts">
@@ -74,7 +79,7 @@ function Facts({ job }) {
     ${row("Lease until", job.lease_expires_ms && html`<${Ago} ms=${job.lease_expires_ms} />`)}
     ${row("Ran for", job.run_ms !== null && job.finished_ms ? html`<${Span} ms=${job.run_ms} />` : null)}
     ${row("Tags", job.tags?.length ? job.tags.map((tag) => html`<span class="tag">${tag}</span>`) : null)}
-    ${row("Trace", trace && html`<span class="mono">${trace}</span> <${Copy} text=${trace} label="Copy the trace id" />`)}
+    ${row("Trace", trace && html`<${Trace} id=${trace} page=${me.trace_page} /> <${Copy} text=${trace} label="Copy the trace id" />`)}
     ${Object.entries(job.headers ?? {}).filter(([name]) => name !== "traceparent").map(([name, value]) => row(`Header ${name}`, html`<span class="mono">${value}</span>`))}
   </dl></${Section}>`;
 }
