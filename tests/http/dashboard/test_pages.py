@@ -112,7 +112,7 @@ def test_what_ended_lately_leads_to_its_job(look: Look, admin: httpx.Client) -> 
     job_id = submitted(admin, "double", 21, result_ttl=60)
     ended(admin, job_id)
     page = look.open().page
-    table = page.get_by_role("region", name="Recently finished")
+    table = page.get_by_role("region", name="Jobs that ended lately")
     row = table.get_by_role("row").filter(has_text=job_id[-19:-11])
     expect(row).to_contain_text("success")
     row.get_by_role("link", name="double").click()

@@ -12,7 +12,7 @@ export function Recent({ me }) {
   if (!data) return null;
   return html`<${Section} title="Recently finished" aside="a sample">
     ${!data.length && html`<${Empty} title="Nothing ended lately.">Some of the jobs that end would be here, with how they ended.<//>`}
-    ${data.length > 0 && html`<${Table} label="Recently finished" columns=${COLUMNS}>
+    ${data.length > 0 && html`<${Table} label="Jobs that ended lately" columns=${COLUMNS}>
       ${data.map((job) => html`<tr key=${`${job.id} ${job.finished_ms}`}>
         <td><${State} state=${job.outcome === "other" ? "ended" : job.outcome} /></td>
         <td><a data-row href=${jobLink(job.id)}>${job.task}</a></td>
