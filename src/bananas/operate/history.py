@@ -108,10 +108,12 @@ async def history(app: Bananas, minutes: int = 60, queue: str | None = None) -> 
     first = (newest - minutes + 1) // step * step
     parts = await asyncio.gather(*(_minutes_of(namespace, keys, range(first, newest + 1)) for keys in places))
     read = [minute for part in parts for minute in part]
-    points = [_point(start, [each for each in read if start <= each.minute < start + step]) for start in range(first, newest + 1, step)]
+    by_start: dict[int, list[_Minute]] = defaultdict(list)
     by_queue: dict[str, list[dict[str, Counts]]] = defaultdict(list)
     for each in read:
+        by_start[each.minute - (each.minute - first) % step].append(each)
         by_queue[each.queue].append(each.tasks)
+    points = [_point(start, by_start[start]) for start in range(first, newest + 1, step)]
     tasks = [
         TaskFigures(task, name, *figures(counts))
         for name, tables in sorted(by_queue.items())
