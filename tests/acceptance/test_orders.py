@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -45,11 +46,40 @@ async def in_phase(site: Site, phase: str) -> bool:
     return [worker.phase for worker in await workers(site.app)] == [phase]
 
 
+async def connections(site: Site) -> int:
+    """How many its server has, of apps in its namespace."""
+    listed = await site.app.client.ask_home(site.namespace, broker.plain(bytes, "CLIENT", "LIST"), "listing the connections")
+    return listed.decode().count(f"name=bananas:{site.namespace}")
+
+
+async def has_more(site: Site, count: int) -> bool:
+    return await connections(site) > count
+
+
+async def ended(job: Job[Any]) -> bool:
+    return (await job.info()).state == "success"
+
+
 async def stands(site: Site, task: str, **settings: Any) -> Job[Any]:
     """A job that stays where it is."""
     site.worker(TARGET, **settings)
     job, _ = await site.running(str(site.gate()), task=task)
     return job
+
+
+async def test_a_worker_is_in_the_registry_before_it_runs_its_first_job(site: Site) -> None:
+    job = await site.app.submit("peers")
+    ours = await connections(site)
+    worker = site.start(TARGET)
+    await eventually(worker.children, "its process")
+    kill(worker.pid, signal.SIGSTOP)  # its sign of life is late
+    try:
+        await eventually(lambda: has_more(site, ours), "its process is at the server")
+        with contextlib.suppress(AssertionError):
+            await eventually(lambda: ended(job), "the end of the job", 0.7)
+    finally:
+        kill(worker.pid, signal.SIGCONT)
+    assert len(await job.result(timeout=15)) == 1, worker.log
 
 
 # --- drain and stop ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from tests.apps.basic import is_open
 from tests.apps.ledger import note
 
 from bananas import Bananas
+from bananas.inspector import workers
 
 app = Bananas()
 
@@ -51,3 +52,9 @@ def on_its_own(gate: str) -> None:
 async def waits_on_its_own(gate: str) -> None:
     note("start")
     await _inner(gate)  # in waits_on_its_own
+
+
+@app.task
+async def peers() -> list[str]:
+    """The workers that are in the registry while this runs."""
+    return [worker.boot for worker in await workers(app)]

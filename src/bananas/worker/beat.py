@@ -196,6 +196,9 @@ class Beat:
         """What the reply to a sign of life says: the server's clock, and orders. One that is there still was obeyed already."""
         if isinstance(reply, BananasError):
             return
+        if not child.known:
+            child.known = True
+            child.send(Message(known=True))
         now_ms, waiting = reply
         self._ahead_ms = now_ms - time.time() * 1000
         known, child.obeyed = child.obeyed, waiting

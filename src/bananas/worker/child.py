@@ -2,7 +2,7 @@
 
 1. read the order from the supervisor; import the app
 2. check the server; open the app's lifespan
-3. greet the supervisor: from now on it beats for the leases in the table
+3. greet the supervisor: from now on it beats for the leases in the table; wait until the registry has this process
 4. fetch, run, settle; upkeep and cron beside it
 5. on stop: claim no more, let jobs finish until the deadline, hand the rest back without an attempt, leave
 """
@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -44,6 +45,7 @@ from bananas.worker.vitals import Sign, Ticker, Vitals
 
 STUBBORN_S = 2.0
 MOST_UNSENT_BYTES = 65_536
+INTRODUCTION_S = 2.0  # how long to wait for the registry before work begins all the same
 HOOKS_S = 2.0  # how long hooks may go on when all jobs have ended
 log = structlog.get_logger("bananas.worker")
 
@@ -60,6 +62,7 @@ class Child:
         self._left_behind = False
         self._unsent = b""
         self._failure: BaseException | None = None
+        self._known = asyncio.Event()
 
     async def run(self) -> int:
         """Work until told to stop. Returns the exit code."""
@@ -78,7 +81,7 @@ class Child:
                 stack.push_async_callback(self._runner.pool.close)
             self._greet(queues)
             self._tell_counts(queues)
-            loops = self._start_loops()
+            loops = await self._start_loops()
             self._show_vitals(stack)
             await self._intake.drained.wait()
             if self._failure is not None:
@@ -148,9 +151,15 @@ class Child:
         self._teller.handed_over()
         for fd in (self._table_fd, self._vitals_fd):
             os.close(fd)
-        slots = hello.slots if hello.claims else 0
-        log.info("worker process started", queues=hello.queues, slots=slots, mode=settings.worker_mode, server=str(hello.address))
-        if slots and not hello.tasks:
+
+    async def _introduced(self, queues: list[Served]) -> None:
+        """Wait until the registry has this process, so that whoever sees one of its jobs finds it there; not for long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._known.wait(), INTRODUCTION_S)
+        names, mode = [served.keys.name for served in queues], self.settings.worker_mode
+        slots = 0 if mode == "scheduler-only" else self.settings.slots
+        log.info("worker process started", queues=names, slots=slots, mode=mode, server=str(self.app.client.address))
+        if slots and not self.app.registry.tasks:
             log.warning("the app declares no task: every job will be handed back; name its modules with app.include or after MODULE:APP")
 
     def _tell_counts(self, queues: list[Served]) -> None:
@@ -165,31 +174,41 @@ class Child:
         with contextlib.suppress(OSError):
             self._unsent = self._unsent[self._channel.send(self._unsent) :]
 
-    def _start_loops(self) -> list["asyncio.Task[Any]"]:
-        settings, here = self.settings, self.app.client.here()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stop, "stopped")
-        loops = [loop.create_task(self._listen())]
-        only_upkeep = settings.worker_mode == "scheduler-only"
-        if settings.enable_scheduler:
-            served_by = by_server(here.address, self._engine.queues, lambda served: served.keys)
-            keepers = [Upkeep(here, queues, settings, promotes=only_upkeep) for queues in served_by]
-            loops += [loop.create_task(repeat(upkeep.tick, "upkeep")) for upkeep in keepers]
-        if settings.cron_scheduler_enabled and self.app.registry.crons:
-            producer, crons = self.app.producer, list(self.app.registry.crons.values())
-            clocks = [
-                Clock(here, entries, producer, settings) for entries in by_server(here.address, crons, partial(keys_of_cron, producer))
-            ]
-            loops += [loop.create_task(repeat(clock.tick, "cron")) for clock in clocks]
-        if settings.max_jobs or settings.max_memory_mb:
-            loops.append(loop.create_task(self._recycle()))
+    async def _start_loops(self) -> list["asyncio.Task[Any]"]:
+        settings, only_upkeep = self.settings, self.settings.worker_mode == "scheduler-only"
         self._intake.begin(promotes=settings.enable_scheduler, burst=self._spec.burst, accepting=not only_upkeep)
-        loops += [loop.create_task(work) for work in self._engine.loops()]
+        loop, loops = asyncio.get_running_loop(), list[asyncio.Task[Any]]()
+
+        def start(work: Coroutine[Any, Any, Any]) -> None:
+            loops.append(loop.create_task(work))
+            loops[-1].add_done_callback(self._loop_ended)
+
+        loop.add_signal_handler(signal.SIGTERM, self.stop, "stopped")
+        start(self._listen())
+        await self._introduced(self._engine.queues)
+        if settings.enable_scheduler:
+            for upkeep in self._keepers(promotes=only_upkeep):
+                start(repeat(upkeep.tick, "upkeep"))
+        if settings.cron_scheduler_enabled and self.app.registry.crons:
+            for clock in self._clocks():
+                start(repeat(clock.tick, "cron"))
+        if settings.max_jobs or settings.max_memory_mb:
+            start(self._recycle())
+        for work in self._engine.loops():
+            start(work)
         if self._quiet:
             self._be_quiet()
-        for task in loops:
-            task.add_done_callback(self._loop_ended)
         return loops
+
+    def _keepers(self, *, promotes: bool) -> list[Upkeep]:
+        here = self.app.client.here()
+        groups = by_server(here.address, self._engine.queues, lambda served: served.keys)
+        return [Upkeep(here, queues, self.settings, promotes=promotes) for queues in groups]
+
+    def _clocks(self) -> list[Clock]:
+        here, producer = self.app.client.here(), self.app.producer
+        groups = by_server(here.address, list(self.app.registry.crons.values()), partial(keys_of_cron, producer))
+        return [Clock(here, entries, producer, self.settings) for entries in groups]
 
     def _loop_ended(self, task: "asyncio.Task[Any]") -> None:
         """A loop that fails takes the process with it: the supervisor hands out its jobs and starts another."""
@@ -215,6 +234,8 @@ class Child:
 
     def _obey(self, message: Message) -> None:
         self._engine.stop_runs([name.encode() for name in message.lost], [name.encode() for name in message.cancelled])
+        if message.known:
+            self._known.set()
         if message.quiet:
             self._be_quiet()
         if message.stop:
@@ -233,6 +254,7 @@ class Child:
         if self._stopping:
             return
         self._stopping, self._why = True, why
+        self._known.set()
         log.info("stopping: running jobs may finish", jobs=len(self._runner.running), seconds=self.settings.shutdown_timeout)
         self._intake.stop()
         asyncio.get_running_loop().call_later(self.settings.shutdown_timeout, self._cancel_all)

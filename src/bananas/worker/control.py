@@ -1,6 +1,6 @@
 """What supervisor and child say to each other: lines of JSON over a socket pair, and once the file of the lease table.
 
-supervisor -> child   start, lost, cancelled, stop, cancel, quiet
+supervisor -> child   start, known (the registry has it: it may claim), lost, cancelled, stop, cancel, quiet
 child -> supervisor   hello (with the file descriptors of the table and the vitals, and a socket for questions), counted, bye
 on that socket        told: asked for without a text, answered with one
 """
@@ -103,6 +103,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop: bool = False
     cancel: bool = False
     quiet: bool = False
+    known: bool = False
     counted: dict[str, dict[str, str]] = {}
     told: Told | None = None
     bye: str = ""

@@ -66,6 +66,7 @@ class ChildProcess:
 
     Attributes:
         hello, table, vitals, questions, keys: what its greeting brought: None and empty before.
+        known: the registry has it, and it was told so.
         obeyed: the orders that it was given, until the server has let them go.
         bye: why it left, in its own words.
         usage: what it uses of the machine.
@@ -83,6 +84,7 @@ class ChildProcess:
         self.vitals: Vitals | None = None
         self.questions: Questions | None = None
         self.keys: list[QueueKeys] = []
+        self.known = False
         self.obeyed: list[bytes] = []
         self.bye = ""
         self._sending = threading.Lock()  # beats of several servers may report at once
