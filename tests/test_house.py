@@ -39,7 +39,8 @@ READING_ORDER = """
     address connection discovery scripts broker orders durability session lane coalescer sync_client background client rights
     middleware lifecycle subscription result handle task places many producer queue watcher server groups embedded app logs exposition
     worker.table worker.vitals worker.settler worker.counting worker.notes worker.outbox worker.served worker.run worker.loading
-    worker.frames worker.isolated worker.outcomes worker.runner worker.markers worker.turn worker.sharing worker.fetcher
+    worker.frames worker.isolated worker.outcomes worker.runner worker.claiming worker.markers worker.waiter worker.turn worker.sharing
+    worker.fetcher
     worker.intake worker.opening worker.engine
     worker.inline worker.maintenance worker.control worker.blocked worker.stacks worker.child worker.__main__
     worker.process worker.record worker.beat worker.health worker.figures worker.probes worker.supervisor worker

@@ -19,7 +19,7 @@ def test_what_undoes_a_lost_claim_leaves_the_next_claim_alone_where_its_script_h
     async def lose_a_claim(trial: Trial) -> None:
         site = await trial.site(proxied=True)
         await site.worker(worker_concurrency=10)
-        drop = trial.proxy.lose_reply(script("claim"), "bananas:worker", least_bytes=150)
+        drop = trial.proxy.lose_reply(script("claim"), least_bytes=150)
         pairs = await site.submit_many(3, "hold", str(site.gate()))
         await eventually(drop.reached.is_set, "the claim that loses its reply")
         pairs += await site.submit_many(4, "hold", str(site.gate()))

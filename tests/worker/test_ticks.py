@@ -40,4 +40,5 @@ async def test_of_two_that_fire_at_once_one_stores_and_the_other_is_closed(app: 
             await asyncio.sleep(min(await asyncio.gather(*[clock.tick() for clock in clocks])))
     counts = {event: events.count(event) for event in ("begun", "stored", "failed", "closed")}
     ready = (await app.queue("default").counts()).ready
-    assert counts == {"begun": 2 * ready, "stored": ready, "failed": 0, "closed": 2 * ready}
+    assert (counts["stored"], counts["failed"], counts["closed"]) == (ready, 0, counts["begun"])
+    assert counts["begun"] > ready, "no tick was fired twice"

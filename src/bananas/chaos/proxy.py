@@ -49,15 +49,17 @@ class Drop:
     """
 
     def __init__(self, script: Script | None, name: str, least_bytes: int) -> None:
-        self.least_bytes = least_bytes
+        self._least_bytes = least_bytes
         self._sha = None if script is None else script.sha.encode()
         self._name = name
         self.reached, self.let_go = threading.Event(), threading.Event()
         self.taken = False
 
-    def wants(self, command: list[bytes], name: str) -> bool:
-        """Whether the reply to this command is the one."""
-        return not self.taken and self._name in name and command[0].upper() == b"EVALSHA" and self._sha in (None, command[1])
+    def wants(self, command: Sequence[bytes], name: str, size: int) -> bool:
+        """Whether the reply to this command, of that size, is the one."""
+        if self.taken or self._name not in name or size < self._least_bytes:
+            return False
+        return command[0].upper() == b"EVALSHA" and self._sha in (None, command[1])
 
 
 class _Link:
@@ -66,7 +68,7 @@ class _Link:
     def __init__(self, proxy: "Proxy", reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._proxy, self._reader, self._writer = proxy, reader, writer
         self._up_writer: asyncio.StreamWriter | None = None
-        self._waiting: deque[Drop | bytes | None] = deque()  # per command: a reply to lose, one of ours, or None: the server's
+        self._waiting: deque[list[bytes] | bytes] = deque()  # per command: its first words, or a reply of ours
         self.name = ""
         self._raw = False
 
@@ -94,8 +96,7 @@ class _Link:
             self._raw, self.name = True, REPLICA
         error = self._proxy.answer(command, self.name)
         if error is None:
-            drop = self._proxy.drop_for(command, self.name)
-            self._waiting.append(drop)
+            self._waiting.append(command[:2])
             assert self._up_writer is not None
             self._up_writer.write(cast(Any, hiredis.pack_command)(tuple(command)))  # its stub names a tuple of one
         elif self._waiting:
@@ -119,12 +120,11 @@ class _Link:
         self.abort()
 
     async def _deliver(self, frame: bytes) -> None:
-        own = self._waiting.popleft() if self._waiting else None
-        if isinstance(own, Drop) and len(frame) < own.least_bytes:
-            own.taken = False
-        elif isinstance(own, Drop):
-            own.reached.set()
-            while not own.let_go.is_set():
+        asked = self._waiting.popleft() if self._waiting else b""
+        drop = self._proxy.drop_for(asked, self.name, len(frame)) if isinstance(asked, list) else None
+        if drop is not None:
+            drop.reached.set()
+            while not drop.let_go.is_set():
                 await asyncio.sleep(_NAP_S)
             self.abort()
             return
@@ -217,10 +217,10 @@ class Proxy:
         self.refused += 1
         return error[0]
 
-    def drop_for(self, command: list[bytes], name: str) -> Drop | None:
-        """The order to lose the reply of this command, if there is one."""
+    def drop_for(self, command: Sequence[bytes], name: str, size: int) -> Drop | None:
+        """The order to lose this command's reply of that size, if there is one. A command may have been sent before the order was given."""
         for drop in self._drops:
-            if drop.wants(command, name):
+            if drop.wants(command, name, size):
                 drop.taken = True
                 return drop
         return None

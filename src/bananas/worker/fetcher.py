@@ -3,12 +3,12 @@
 A turn is one write: settlements of every queue, then one claim for the free slots. One turn is in flight at a time; whatever ends
 meanwhile is the next batch, so a busy worker batches by itself and an idle one sends at once. There is no linger.
 
-    1. send: unanswered settlements, undo of a lost claim, promote what is due, claim
+    1. send: undo of a lost claim, unanswered settlements, promote what is due, claim
     2. hand the claimed jobs to the runner
     3. wait for an outcome, a free slot, a marker, a due time, or the end
 
 When no queue is hungry, the waiter blocks on the markers of all queues (at most `BLOCK_S`), over a connection of its own with a hard
-deadline. After every wake, timeout, error and reconnect: claim.
+deadline (waiter.py). After every wake, timeout, error and reconnect: claim.
 
 A turn whose reply is lost is of unknown fate: its settlements are sent again under the same number, its claim is undone by `recover`.
 
@@ -25,23 +25,22 @@ import structlog
 
 from bananas import broker
 from bananas.address import Address
-from bananas.broker import EVERYTHING, Claim, Filter
-from bananas.codec import unpack_tries
+from bananas.broker import EVERYTHING, Filter
 from bananas.connection import Connection, ConnectionLost
 from bananas.errors import BananasError
 from bananas.session import backoff, open_checked, run
-from bananas.worker.markers import Markers
-from bananas.worker.run import Claimed, Grant
+from bananas.worker.claiming import Claiming
 from bananas.worker.runner import Runner
-from bananas.worker.served import FAIR_EVERY, REST_S, Rotation, Served
+from bananas.worker.served import Rotation, Served
 from bananas.worker.settler import Sent
 from bananas.worker.sharing import Sharing
 from bananas.worker.table import LeaseTable
 from bananas.worker.turn import Turn
 from bananas.worker.vitals import Pulse
+from bananas.worker.waiter import Waiter
 
-BLOCK_S = 2.0
 LAST_COUNTS_S = 1.0
+EARLY_S, LEAVE_S = 0.05, 0.1
 SUSPECT_WAIT_S, LONGEST_SUSPECT_PAUSE_S = 30.0, 300.0
 TURN_TIMEOUT_S, SHARED_TURN_TIMEOUT_S = 5.0, 2.0  # shorter where other servers want the slots that a claim may fill
 log = structlog.get_logger("bananas.worker")
@@ -78,18 +77,22 @@ class Fetcher:
         self.asking = 0
         self._slot = queues[0].keys.slot
         self._address, self._runner, self._table = address, runner, table
-        self._lease_ms, self._wanted = lease_ms, wanted
         self._rotation = rotation
         self._connection: Connection | None = None
-        self._markers = Markers(address, self._slot, boot)
+        self._claiming = Claiming(boot, runner, table, self._due, lease_ms=lease_ms, wanted=wanted)
+        self._waiter = Waiter(address, self._slot, boot, self, self._claiming)
         self._event = asyncio.Event()
-        self._idle = asyncio.Event()
         self._suspect_since = self._suspect_pause_s = 0.0
         self._count_timer: asyncio.TimerHandle | None = None
         self.pulse = Pulse()
+        for served in queues:
+            served.leave_in = partial(self._leave_later, served)
         self.accepting = True
-        self.promotes = True
         self.burst = self.stopping = False
+
+    def begin(self, *, promotes: bool, burst: bool, accepting: bool) -> None:
+        """How it works: see the attributes. Before `run`."""
+        self._claiming.promotes, self.burst, self.accepting = promotes, burst, accepting
 
     # --- what wakes the loop ---
 
@@ -104,7 +107,7 @@ class Fetcher:
 
     def _due(self, served: Served) -> None:
         served.forget_due()
-        served.due = self.promotes
+        served.due = self._claiming.promotes
         self.make_hungry(served)
 
     # --- the loop ---
@@ -118,7 +121,7 @@ class Fetcher:
             served = self._next_claim()
             if self._suspect_turn():
                 await self._run_suspect()
-            elif served is not None or self.settling or self._counted():
+            elif served is not None or self.settling or self._repairing() or self._counted():
                 failures = await self._turn_safely(served, failures)
             elif self._finished():
                 await self._send_last_counts()
@@ -128,9 +131,9 @@ class Fetcher:
                 waits = self.accepting and self._runner.free > 0 and not self._runner.suspects
                 self.pulse.step(resting=not waits)
                 if waits:
-                    self._idle.set()
+                    self._waiter.idle.set()
                 await self._event.wait()
-                self._idle.clear()
+                self._waiter.idle.clear()
         if self.sharing is not None:
             self.sharing.wake()
 
@@ -146,6 +149,12 @@ class Fetcher:
     def settling(self) -> bool:
         """Whether outcomes, or a marker, wait to be sent."""
         return any(served.settler or served.rearm or served.notes for served in self.queues)
+
+    def _repairing(self) -> bool:
+        """Whether a claim is to be undone, or jobs are due while one stands at the server."""
+        return self.sharing is None and any(  # of several servers, one may be away: that waits for its next claim
+            served.lost_turn or (served.due and self._waiter.stands) for served in self.queues
+        )
 
     def _counted(self) -> bool:
         """Whether what was counted is to be sent."""
@@ -200,6 +209,7 @@ class Fetcher:
             self.pulse.fail()
             for queue in () if self.accepting else self.queues:
                 queue.rearm = False  # a hint for others, not worth waiting for
+                queue.lost_turn = 0 if self.stopping else queue.lost_turn  # its jobs are ready when their leases end
             if served is not None:
                 served.hungry = True
             if failures in (0, 5) or failures % 60 == 0:
@@ -210,9 +220,14 @@ class Fetcher:
     async def _turn(self, served: Served | None) -> None:
         connection, turn = await self._connected(), Turn()
         began = time.monotonic()
+        claims = served is not None and not served.lost_turn  # should the server lack the script of the undoing, that comes after all else
         for queue in self.queues:
+            if queue.lost_turn:
+                turn.add(self._claiming.undo(queue), partial(self._claiming.undone, queue))
             self._add_settlements(queue, turn)
-        if served is not None:
+            if queue.due and ((claims and queue is served) or self._waiter.stands):
+                turn.add(broker.promote(queue.keys), partial(self._promoted, queue))
+        if claims and served is not None:
             self._add_claim(served, turn, began)
         for queue in self.queues:
             if queue.counting.due_in_s(began) == 0:
@@ -254,48 +269,13 @@ class Fetcher:
                 settlement.accepted()
 
     def _add_claim(self, served: Served, turn: Turn, began: float) -> None:
-        if served.lost_turn:
-            turn.add(broker.recover(served.keys, self.boot, served.lost_turn, served.fence), partial(self._recovered, served))
-            return  # no claim beside it: should the server not have this script, it is sent again, and would come behind that claim
-        if served.due:
-            turn.add(broker.promote(served.keys), partial(self._promoted, served))
-        served.turn += 1
-        cursor = 0 if served.turn % FAIR_EVERY == 0 else served.cursor
         most = min(self._runner.free if self.sharing is None else self.sharing.room(), broker.SUBMIT_BATCH)
         if self.sharing is not None:
             self.asking = most
-        claim = broker.claim(served.keys, self.boot, served.turn, most, self._lease_ms, wanted=self._wanted, cursor=cursor)
-        turn.add(claim, partial(self._hand_over, served, began))
-
-    def _recovered(self, served: Served, count: int) -> None:
-        served.lost_turn = 0
-        if count:
-            log.info("a claim whose reply was lost is undone", queue=served.keys.name, jobs=count)
+        turn.add(self._claiming.request(served, most), partial(self._claiming.answered, served, began))
 
     def _promoted(self, served: Served, moved: tuple[int, int]) -> None:
         served.due = moved[1] == 0
-
-    # --- claimed ---
-
-    def _hand_over(self, served: Served, began: float, claim: Claim) -> None:
-        got = len(claim.bodies)
-        served.hear(claim, promotes=self.promotes)
-        served.expect_due(claim.next_due_ms if claim.next_due_ms != 0 else -1, self._due)
-        if not got:
-            return
-        served.fence = claim.fence
-        grant = Grant(served, claim.fence, claim.now_ms, began, time.monotonic())
-        owner = f":{self.boot}:{claim.fence:010d}".encode()
-        ids, scores = claim.ids_and_scores[: 2 * got : 2], claim.ids_and_scores[1 : 2 * got : 2]
-        served.counting.claimed(claim.now_ms, ids, scores)
-        members = [job_id + owner for job_id in ids]
-        slots = self._table.hold(served.index, members, scores)
-        jobs = [Claimed(grant, *parts) for parts in zip(members, scores, slots, claim.bodies, strict=True)]
-        for job, tries in zip(jobs, claim.tries, strict=False):
-            job.tries = unpack_tries(tries)
-        for job, cancelled in zip(jobs, claim.cancelled, strict=False):
-            job.cancelled = bool(cancelled)
-        self._runner.take(jobs)
 
     # --- suspects ---
 
@@ -305,6 +285,7 @@ class Fetcher:
         if not suspects:
             self._suspect_since = 0.0
             return False
+        self._waiter.withdraw()
         if not self._suspect_since:
             self._suspect_since = time.monotonic()
             asyncio.get_running_loop().call_later(SUSPECT_WAIT_S, self.changed)
@@ -319,7 +300,7 @@ class Fetcher:
             return False
         if self.sharing is not None and (suspects[0].served not in self.queues or self.sharing.asks or self.sharing.settling):
             return False
-        return self._runner.idle and not self.settling
+        return self._runner.idle and not self.settling and not self._repairing()
 
     async def _run_suspect(self) -> None:
         claimed = self._runner.suspects.pop(0)
@@ -343,46 +324,56 @@ class Fetcher:
     # --- idle ---
 
     async def wait_for_markers(self) -> None:
-        """The waiter: while no queue is hungry and slots are free, block on the markers."""
-        while True:
-            await self._idle.wait()
-            loop = asyncio.get_running_loop()
-            open_queues = [served for served in self.queues if served.resting_until <= loop.time()]
-            if not open_queues:
-                await asyncio.sleep(REST_S)
-                self._wake_all()
-                continue
-            try:
-                self._woken(await self._markers.wait(open_queues, BLOCK_S if len(open_queues) == len(self.queues) else REST_S))
-            except (ConnectionLost, BananasError):
-                self._doubt()
-                self._wake_all()
-                await asyncio.sleep(0.2)
+        """The waiter's loop."""
+        await self._waiter.run()
 
-    def _doubt(self) -> None:
+    def room_ahead(self) -> int:
+        """How many jobs claims may ask for that stand at the server until there are some; 0: they may not stand there."""
+        if self.sharing is not None or self.burst or not self.accepting or self._runner.suspects or self._runner.alone:
+            return 0
+        if any(served.hungry or served.due or served.lost_turn for served in self.queues):
+            return 0
+        return max(0, min(self._runner.free, self._table.room))
+
+    def doubt(self) -> None:
         """The server may be silent: where others want the slots that a claim may fill, it shall answer to a new connection first."""
         if self.sharing is not None and self._connection is not None and not any(served.busy for served in self.queues):
             self._connection.close()
 
-    def _woken(self, served: Served | None) -> None:
+    def fed(self) -> None:
+        """The server answered; what it had was handed over."""
+        self.pulse.answer()
+        self._event.set()
+
+    def woken(self, served: Served | None) -> None:
+        """This queue may have jobs, or, after a while, any."""
+        self._waiter.idle.clear()
         if served is None:
-            self._wake_all()
+            for each in self.queues:
+                each.hungry = True
+            self._event.set()
             return
         if not self.accepting or self._runner.free <= 0:
             served.rearm = True
         served.popped = True
         self.make_hungry(served)
-        self._idle.clear()
 
-    def _wake_all(self) -> None:
-        self._idle.clear()
-        for served in self.queues:
-            served.hungry = True
-        self._event.set()
+    def _leave_later(self, served: Served, in_s: float) -> None:
+        """A job comes back then that this worker can do nothing with: others shall be first to look at it."""
+        if not served.leaving:
+            served.leaving = True
+            asyncio.get_running_loop().call_later(max(0.0, in_s - EARLY_S), self._leave, served)
+
+    def _leave(self, served: Served) -> None:
+        loop, seconds = asyncio.get_running_loop(), EARLY_S + LEAVE_S
+        served.leaving, served.resting_until = False, loop.time() + seconds
+        loop.call_later(seconds + 0.005, self.make_hungry, served)  # a loop's timers may be early by a millisecond
+        self._waiter.interrupt()
 
     def stop_accepting(self) -> None:
         """Claim no more; markers go back, so that others wake."""
         self.accepting = False
+        self._waiter.withdraw()
         for served in self.queues:
             served.rearm = True
             served.forget_due()
@@ -395,6 +386,6 @@ class Fetcher:
 
     def close(self) -> None:
         """Close its connections."""
-        self._markers.close()
+        self._waiter.close()
         if self._connection is not None:
             self._connection.close()

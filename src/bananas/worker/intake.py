@@ -67,7 +67,7 @@ class Intake:
     def begin(self, *, promotes: bool, burst: bool = False, accepting: bool = True) -> None:
         """How the fetchers work: see Fetcher. Before `loops`."""
         for fetcher in self._fetchers:
-            fetcher.promotes, fetcher.burst, fetcher.accepting = promotes, burst, accepting
+            fetcher.begin(promotes=promotes, burst=burst, accepting=accepting)
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run as tasks: for each fetcher its loop, and its waiter where it claims."""

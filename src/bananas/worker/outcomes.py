@@ -279,6 +279,7 @@ class Outcomes:
         else:
             log.warning("unknown task, handed back", **what)
         claimed.served.settler.add(comeback(Comeback(claimed.member, delay_ms, pack_tries(after)), claimed.slot))
+        claimed.served.leave_in(delay_ms / 1000)
         self._changed()
 
     def postpone(self, claimed: Claimed, delay_s: float) -> None:

@@ -27,6 +27,7 @@ class Served:
         picked: the number of its last turn.
         paused: it was, when last asked.
         resting_until: the loop's time before which its marker is left to others.
+        leave_in: leave it to others for a moment, in so many seconds; leaving: that is to come.
     """
 
     def __init__(self, index: int, keys: QueueKeys, boot: str, weight: int = 0) -> None:
@@ -35,7 +36,8 @@ class Served:
         self.counting = Counting(keys, boot, {}, 0)
         self.notes = Notes(keys)
         self.hungry = True
-        self.due = self.popped = self.rearm = self.paused = self.busy = self.away = False
+        self.due = self.popped = self.rearm = self.paused = self.busy = self.away = self.leaving = False
+        self.leave_in: Callable[[float], None] = lambda _: None
         self.turn = self.fence = self.lost_turn = self.cursor = self.picked = 0
         self.resting_until = 0.0
         self._timer: asyncio.TimerHandle | None = None

@@ -153,7 +153,7 @@ async def _lost_settle(trial: Trial, site: Site, name: str) -> None:
 
 async def _lost_claim(trial: Trial, site: Site) -> None:
     """The claimed jobs are back within seconds, and nothing counts against them."""
-    drop = trial.proxy.lose_reply(script("claim"), WORKER, least_bytes=CLAIM_BYTES)
+    drop = trial.proxy.lose_reply(script("claim"), least_bytes=CLAIM_BYTES)  # of a turn, or one that stood behind a blocking pop
     pairs = await site.submit_many(trial.dice.randint(1, 5), "hold", str(site.gate()))
     await eventually(drop.reached.is_set, "the claim that loses its reply")
     if trial.dice.random() < 0.3:  # what undoes it is not known then; the first time it never is
