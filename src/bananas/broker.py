@@ -262,9 +262,9 @@ class Tallied(NamedTuple):
 
 
 def tally(keys: QueueKeys, boot: str, number: int, kept_ms: int, counted: Tallied) -> Request[bool]:
-    """Add what was counted to the figures of the queue, which keeps those of a minute for so long."""
+    """Add what was counted to the figures of the queue, which keeps those of a minute, and of ten, for so long."""
     parts = [part for pairs in (counted.names.items(), counted.ended, counted.grown.items()) for pair in pairs for part in pair]
-    named = (*keys.fixed, keys.seen(boot, "tally"), keys.stats(), keys.stats(counted.minute), keys.recent)
+    named = (*keys.fixed, keys.seen(boot, "tally"), *keys.all_stats(counted.minute), keys.recent)
     return Request(bool, script("tally"), named, (number, kept_ms, len(counted.names), len(counted.ended), *parts))
 
 

@@ -22,6 +22,7 @@ A queue (or one shard of it) lives under one hash tag, so that each transition i
     {ns:queue}:stats:total         HASH   what its workers counted, by task (tally.py); bounded by the tasks that they declare
     {ns:queue}:recent     ZSET, TTL   some of the jobs that ended, packed, by ms of their ends; at most 200
     {ns:queue}:stats:<minute>      HASH, TTL   the same of one minute since 1970, and how deep the queue was
+    {ns:queue}:stats:ten:<tens>    HASH, TTL   the same of ten minutes
     {ns}:workers          HASH   boot -> expiry ms + packed registry record
     {ns}:queues           SET    queue names (with `.shard` where sharded)
     {ns}:trail            LIST   what operators did, the newest first; bounded
@@ -151,6 +152,14 @@ class QueueKeys:
     def stats(self, minute: int | None = None) -> str:
         """The key of what was counted in a minute since 1970, or in all."""
         return f"{self.base}stats:{'total' if minute is None else minute}"
+
+    def stats_of_ten(self, minute: int) -> str:
+        """The key of what was counted in the ten minutes to which a minute since 1970 belongs."""
+        return f"{self.base}stats:ten:{minute // 10}"
+
+    def all_stats(self, minute: int) -> tuple[str, str, str]:
+        """The keys to which what is counted in a minute is added: in all, of the minute, of ten."""
+        return self.stats(), self.stats(minute), self.stats_of_ten(minute)
 
     def public(self, job_id: str) -> str:
         """The id that users see."""

@@ -73,7 +73,7 @@ def parts(script: str) -> list[tuple[str, bool]]:
 
 def key_name(source: str, command: str, key: str, *, of_prelude: bool) -> str:
     """The last word of the key that a call names."""
-    if key in FIXED or key == "NOTES":
+    if key in FIXED or key in ("NOTES", "STATS"):
         return key.lower()
     if command == "SPUBLISH":
         return "channel"

@@ -189,8 +189,24 @@ async def test_the_number_of_minutes_is_within_what_is_kept(app: Bananas) -> Non
         with pytest.raises(ValueError, match="2880"):
             await operate.history(app, minutes)
     longest = await operate.history(app, 2_880)
-    assert longest.step_s == 30 * 60
-    assert len(longest.points) in (96, 97)
+    assert longest.step_s == 20 * 60
+    assert len(longest.points) in (144, 145)
+
+
+async def test_a_long_range_tells_what_its_minutes_tell(app: Bananas) -> None:
+    tasks = declare(app)
+    for name, count in (("fine", 5), ("failing", 2), ("unwanted", 1)):
+        for _ in range(count):
+            await tasks[name].submit()
+    await tasks["fine"].options(delay=3_600).submit()
+    async with worker_for(app) as worker:
+        await eventually(lambda: worker._engine.runner.finished == 10, "eight jobs and two retries")
+    short, day, two_days = [await operate.history(app, minutes) for minutes in (60, 1_440, 2_880)]
+    assert (short.step_s, day.step_s) == (60, 600)
+    assert short.tasks == day.tasks == two_days.tasks
+    assert outcomes(day) == {"fine": (5, 0, 0, 0), "failing": (0, 2, 2, 0), "unwanted": (0, 0, 0, 1)}
+    last = day.points[-1] if day.points[-1].depth else day.points[-2]  # ten minutes may have ended meanwhile
+    assert last.depth == Depth(high=0, normal=0, low=0, scheduled=1, dead=2)
 
 
 async def test_what_was_counted_is_read_by_queue(app: Bananas) -> None:

@@ -1,6 +1,7 @@
 """What happened over time: the figures that workers have counted, by the minute and by task, and in all.
 
-Read from the minutes that the server keeps (the setting `stats_ttl`): one round trip per queue, whatever ran.
+Read from the minutes that the server keeps (the setting `stats_ttl`), or for longer ranges from the tens of minutes: a few round trips per
+queue, whatever ran.
 """
 
 import asyncio
@@ -19,7 +20,8 @@ from bananas.tally import DEAD, MINUTE_MS, OTHER, RETRIED, SUCCESS, Counts, Spre
 
 LONGEST_MINUTES = 2_880
 MOST_POINTS = 180
-_AT_ONCE = 500
+_STEPS = (1, 10, 20)  # minutes; of ten and more, what was counted of ten is read
+_AT_ONCE = 25  # how many are read, and unpacked, before others have their turn
 _WHAT = "reading what was counted"
 
 
@@ -84,7 +86,7 @@ class History(Struct, frozen=True):
 
 
 class _Minute(NamedTuple):
-    """One minute of one queue, or shard."""
+    """One minute, or ten, of one queue, or shard."""
 
     queue: str
     minute: int
@@ -104,22 +106,27 @@ async def history(app: Bananas, minutes: int = 60, queue: str | None = None) -> 
     places = await namespace.queues(None if queue is None else [queue])
     now_ms = await _server_ms(app)
     newest = now_ms // MINUTE_MS
-    step = next(step for step in (1, 5, 15, 30, 60) if minutes <= step * MOST_POINTS)
+    step = next(step for step in _STEPS if minutes <= step * MOST_POINTS)
     first = (newest - minutes + 1) // step * step
-    parts = await asyncio.gather(*(_minutes_of(namespace, keys, range(first, newest + 1)) for keys in places))
+    parts = await asyncio.gather(*(_minutes_of(namespace, keys, range(first, newest + 1, min(step, 10))) for keys in places))
     read = [minute for part in parts for minute in part]
+    points, tasks = await asyncio.to_thread(_added_up, read, range(first, newest + 1, step))  # meanwhile others have the loop
+    return History(now_ms, step * 60, points, tasks)
+
+
+def _added_up(read: Sequence[_Minute], steps: range) -> tuple[list[Point], list[TaskFigures]]:
     by_start: dict[int, list[_Minute]] = defaultdict(list)
     by_queue: dict[str, list[dict[str, Counts]]] = defaultdict(list)
     for each in read:
-        by_start[each.minute - (each.minute - first) % step].append(each)
+        by_start[each.minute - (each.minute - steps.start) % steps.step].append(each)
         by_queue[each.queue].append(each.tasks)
-    points = [_point(start, by_start[start]) for start in range(first, newest + 1, step)]
+    points = [_point(start, by_start[start]) for start in steps]
     tasks = [
         TaskFigures(task, name, *figures(counts))
         for name, tables in sorted(by_queue.items())
         for task, counts in sorted(merged(tables).items())
     ]
-    return History(now_ms, step * 60, points, tasks)
+    return points, tasks
 
 
 async def totals(app: Bananas) -> dict[str, dict[str, Counts]]:
@@ -139,10 +146,11 @@ async def _server_ms(app: Bananas) -> int:
 
 
 async def _minutes_of(namespace: Namespace, keys: QueueKeys, minutes: range) -> list[_Minute]:
+    key_of = keys.stats if minutes.step == 1 else keys.stats_of_ten
     found: list[_Minute] = []
     for start in range(0, len(minutes), _AT_ONCE):
         part = minutes[start : start + _AT_ONCE]
-        replies = await namespace.ask(keys, [_read(keys.stats(minute)) for minute in part], _WHAT)
+        replies = await namespace.ask(keys, [_read(key_of(minute)) for minute in part], _WHAT)
         found += [_Minute(keys.queue, minute, *read_fields(fields)) for minute, fields in zip(part, replies, strict=True) if fields]
     return found
 
