@@ -1,6 +1,7 @@
 """Several servers: a primary that fails over, by itself or as planned (F13, F15), a slot that moves, a node that is lost (F16, F17)."""
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from bananas.chaos.producer import Load
 from bananas.chaos.site import Host, Site
 from bananas.chaos.tasks import NAMESPACE
 from bananas.chaos.trials import Fault, Trial
+from bananas.connection import ConnectionLost
 from bananas.groups import Cluster, Replicated, ask
 from bananas.keys import QueueKeys
 from bananas.server import PrivateServer
@@ -92,7 +94,9 @@ async def failover(trial: Trial) -> None:
 
 
 def _follows(server: PrivateServer) -> bool:
-    return bool(ask(server, "ROLE")[0] == b"slave" and "master_link_status:up" in ask(server, "INFO", "replication").decode())
+    with contextlib.suppress(ConnectionLost):  # it drops everybody as it changes sides
+        return bool(ask(server, "ROLE")[0] == b"slave" and "master_link_status:up" in ask(server, "INFO", "replication").decode())
+    return False
 
 
 async def planned_failover(trial: Trial) -> None:
