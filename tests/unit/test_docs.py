@@ -1,7 +1,7 @@
 """What the documentation says exists: names, options, commands, links; and README's example is a program."""
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -143,11 +143,16 @@ def test_examples_are_python_and_use_names_that_exist(page: Path) -> None:
     assert list(unknown_names(program)) == []
 
 
+def is_module(package: types.ModuleType, name: str) -> bool:
+    """Whether there is such a module, imported by now or not."""
+    return hasattr(package, "__path__") and importlib.util.find_spec(f"{package.__name__}.{name}") is not None
+
+
 def unknown_names(program: ast.Module) -> Iterator[str]:
     for node in ast.walk(program):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "bananas":
             module = importlib.import_module(node.module or "")
-            yield from (alias.name for alias in node.names if not hasattr(module, alias.name))
+            yield from (alias.name for alias in node.names if not (hasattr(module, alias.name) or is_module(module, alias.name)))
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in OBJECTS:
             kind = OBJECTS[node.value.id]
             if node.attr not in fields(kind):
